@@ -1,0 +1,1 @@
+"""What a person or a program calls: HTTP, command line, embedded stack."""

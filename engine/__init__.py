@@ -1,0 +1,1 @@
+"""The reservation engine: everything that talks to Redis. Imports nothing of ours."""
