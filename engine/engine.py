@@ -1,0 +1,230 @@
+"""The engine: one object a process that decides commands, many at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoPermissionError, RedisError
+
+from engine import keys, reservations, stock
+from engine.batching import Batcher, Operation
+from engine.errors import StoreError
+from engine.model import (
+    Command,
+    Confirm,
+    Extend,
+    GetReservation,
+    GetStock,
+    Movement,
+    Outcome,
+    Release,
+    Reserve,
+)
+from engine.scripts import Scripts
+from engine.settings import Settings
+
+EXPIRE_ENTRIES_MAX = 500
+
+
+class Swept(msgspec.Struct, frozen=True):
+    """One call of the expire script: entries looked at, reservations expired, is more due?"""
+
+    looked_at: int
+    expired: int
+    more: bool
+
+
+class PartitionState(msgspec.Struct, frozen=True):
+    """How a partition stands in Redis."""
+
+    partition: int
+    open: bool
+    epoch: int
+    seq: int
+    outbox_length: int
+    trimmer: str
+
+
+def connect(url: str, timeout_ms: int) -> Redis:
+    """A client that never repeats a command by itself: a repeated INCR counts twice, and whether
+    to repeat is decided by id in engine/batching.py."""
+    return Redis.from_url(
+        url,
+        protocol=2,
+        retry=Retry(NoBackoff(), 0),
+        socket_connect_timeout=timeout_ms / 1000,
+        socket_timeout=timeout_ms / 1000,
+    )
+
+
+class Engine:
+    """Decides commands on Redis. Make it with ``await Engine.start(settings)``, end with ``close``."""
+
+    def __init__(self, redis: Redis, scripts: Scripts, settings: Settings) -> None:
+        self._redis = redis
+        self._scripts = scripts
+        self._settings = settings
+        self._batchers = [
+            Batcher(
+                redis,
+                scripts,
+                _operations(partition, settings),
+                unavailable_after_ms=settings.unavailable_after_ms,
+            )
+            for partition in range(settings.partitions)
+        ]
+
+    @classmethod
+    async def start(cls, settings: Settings) -> Engine:
+        """Connect and load the scripts. StoreError: Redis is away, or its user may not do what the
+        scripts need."""
+        redis = connect(settings.redis_url, settings.unavailable_after_ms)
+        try:
+            scripts = Scripts.for_server(await redis.info("server"))
+            await scripts.load(redis)
+        except NoPermissionError as error:
+            await redis.aclose()
+            raise StoreError(
+                f"the Redis user lacks a right: {error}; the scripts need +info, +eval, +evalsha "
+                f"and +script|load (docs/operations.md lists them all)"
+            ) from None
+        except (RedisError, OSError) as error:
+            await redis.aclose()
+            raise StoreError(f"Redis can't be used: {error}") from None
+        return cls(redis, scripts, settings)
+
+    async def close(self) -> None:
+        """Let what was handed in be decided, then disconnect."""
+        for batcher in self._batchers:
+            await batcher.drain()
+        await self._redis.aclose()
+
+    async def call(self, command: Command) -> Outcome:
+        """Decide one command. It shares its script call with all others of this loop turn.
+
+        Never raises for what Redis does: ``unavailable`` says that the outcome is unknown and the
+        same id, sent again, will tell it. ValueError: values that no command may have.
+        """
+        return (await self._batchers[0].submit((command,)))[0]
+
+    async def call_all(self, commands: Sequence[Command]) -> list[Outcome]:
+        """Decide many commands, each by itself; outcomes in the order given.
+
+        Commands of one kind are decided in that order, and so are commands on one reservation or
+        movement id whatever their kind.
+        """
+        return await self._batchers[0].submit(commands)
+
+    async def sweep(self, partition: int) -> Swept | None:
+        """Take back what is due, at most 500 entries; None while the partition is closed."""
+        reply = await self._run(
+            "expire",
+            [keys.head(partition), keys.deadlines(partition), keys.outbox(partition)],
+            [EXPIRE_ENTRIES_MAX, self._settings.retention_ms],
+        )
+        if reply == b"partition_closed":
+            return None
+        looked_at, expired, more = reply[1]
+        return Swept(looked_at, expired, bool(more))
+
+    async def states(self) -> list[PartitionState]:
+        """How each partition stands. RedisError where Redis is away."""
+        run_id = (await self._redis.info("server"))["run_id"]
+        states = []
+        for partition in range(self._settings.partitions):
+            fields = await self._redis.hmget(
+                keys.head(partition), ["epoch", "seq", "run_id", "trimmer"]
+            )
+            epoch, seq, opened_on, trimmer = [(field or b"").decode() for field in fields]
+            states.append(
+                PartitionState(
+                    partition,
+                    opened_on == run_id,
+                    int(epoch or 0),
+                    int(seq or 0),
+                    await self._redis.xlen(keys.outbox(partition)),
+                    trimmer,
+                )
+            )
+        return states
+
+    async def server(self) -> dict[str, Any]:
+        """``INFO`` of the server. RedisError where Redis is away."""
+        return dict(await self._redis.info("everything"))
+
+    async def durability(self) -> str:
+        """What an answer is worth: ``always``, ``everysec`` or ``no`` (appendfsync), or ``none``
+        without an append-only file. ``unknown`` where the Redis user may not ask."""
+        try:
+            config = await self._redis.config_get("appendonly", "appendfsync")
+        except NoPermissionError:
+            return "unknown"
+        return str(config["appendfsync"]) if config["appendonly"] == "yes" else "none"
+
+    async def _run(self, script: str, names: list[str], arguments: list[int]) -> Any:
+        sha1 = self._scripts.sha1[script]
+        if not (await self._redis.script_exists(sha1))[0]:
+            await self._scripts.load(self._redis)
+        return await self._redis.evalsha(sha1, len(names), *names, *arguments)
+
+
+def _operations(partition: int, settings: Settings) -> dict[type, Operation]:
+    """In the order their scripts run within a step: stock that arrives can be held at once."""
+    head = (keys.head(partition),)
+    writes = (*head, keys.deadlines(partition), keys.outbox(partition))
+    kept, lifetime = settings.retention_ms, settings.lifetime_max_ms
+
+    def by_reservation(command: Any) -> str:
+        return str(command.reservation_id)
+
+    def by_movement(command: Movement) -> str:
+        return "movement:" + command.movement_id
+
+    def any_order(command: object) -> None:
+        return None
+
+    def lines(command: Any) -> int:
+        return len(command.lines) or 1
+
+    def one(command: object) -> int:
+        return 1
+
+    res, mov = reservations, stock
+    return {
+        Movement: Operation(
+            "move", writes, (kept,), mov.encode_movement, mov.decode_movement, by_movement, one
+        ),
+        Reserve: Operation(
+            "reserve", writes, (kept,), res.encode_reserve, res.decode_reserve, by_reservation, lines
+        ),
+        Extend: Operation(
+            "extend", writes, (lifetime,), res.encode_extend, res.decode_change, by_reservation, one
+        ),
+        Confirm: Operation(
+            "confirm",
+            writes,
+            (kept, lifetime),
+            res.encode_part,
+            res.decode_change,
+            by_reservation,
+            lines,
+        ),
+        Release: Operation(
+            "release",
+            writes,
+            (kept, lifetime),
+            res.encode_part,
+            res.decode_change,
+            by_reservation,
+            lines,
+        ),
+        GetReservation: Operation(
+            "reservations", head, (), res.encode_read, res.decode_read, any_order, one
+        ),
+        GetStock: Operation("stock", head, (), mov.encode_read, mov.decode_read, any_order, one),
+    }

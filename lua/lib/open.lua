@@ -1,0 +1,28 @@
+-- Is this partition open, on this very server? And what time is it there?
+-- Fills `head`; `now` never runs back, since last_ms is kept with every write.
+--- @include keys.lua
+local head = {}
+
+local function server_run_id()
+  return string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+end
+
+local function whole(text)
+  return text and string.find(text, '^%-?%d+$') and #text <= 16 and tonumber(text) or nil
+end
+
+local function read_head()
+  local fields = redis.pcall('HMGET', KEYS[1], 'epoch', 'seq', 'run_id', 'last_ms')
+  if fields.err then
+    return false
+  end
+  local time = redis.call('TIME')
+  local server_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  head.epoch, head.seq, head.run_id = whole(fields[1]), whole(fields[2]), fields[3]
+  head.now = math.max(server_ms, whole(fields[4]) or 0)
+  return head.epoch ~= nil and head.seq ~= nil
+end
+
+local function is_open()
+  return read_head() and head.run_id == server_run_id()
+end

@@ -1,0 +1,95 @@
+-- Stock records, read once a call and written once a call.
+-- A record is {key, sku, location, on_hand, held, quarantined, safety_stock, seq}; `false` where
+-- none exists (ask with stock(), make with create_stock()). One that can't be read offers nothing (`damaged`) and is never written.
+--- @include damage.lua
+--- @include keys.lua
+--- @include open.lua
+local stocks = {}
+local touched = {}
+
+local function read_stock(sku, location)
+  local key = stock_key(sku, location)
+  local fields = redis.pcall('HMGET', key, 'on_hand', 'held', 'quarantined', 'safety_stock')
+  if fields.err == nil and not (fields[1] or fields[2] or fields[3] or fields[4]) then
+    return false
+  end
+  local s = {key = key, sku = sku, location = location}
+  s.on_hand, s.held = whole(fields[1]), whole(fields[2])
+  s.quarantined, s.safety_stock = whole(fields[3]), whole(fields[4])
+  if not (s.on_hand and s.held and s.quarantined and s.safety_stock) then
+    tell_damaged(key)
+    s.damaged = true
+  end
+  return s
+end
+
+local function stock(sku, location)
+  local of_sku = stocks[sku]
+  if of_sku == nil then
+    of_sku = {}
+    stocks[sku] = of_sku
+  end
+  local s = of_sku[location]
+  if s == nil then
+    s = read_stock(sku, location)
+    of_sku[location] = s
+  end
+  return s
+end
+
+local function available(s)
+  if s.damaged then
+    return 0
+  end
+  return s.on_hand - s.held - s.quarantined - s.safety_stock
+end
+
+local function touch(s, seq)
+  if not s.seq then
+    touched[#touched + 1] = s
+  end
+  s.seq = seq
+end
+
+-- Take `quantity` off held, and off on_hand too when the units have left. A record that is missing
+-- or unreadable is passed over: the event still tells the ledger, and reconcile names the drift.
+local function take_off(sku, location, quantity, off_on_hand, seq)
+  local s = stock(sku, location)
+  if not s then
+    return tell_damaged(stock_key(sku, location))
+  end
+  if s.damaged then
+    return
+  end
+  s.held = s.held - quantity
+  if off_on_hand then
+    s.on_hand = s.on_hand - quantity
+    s.moved = true
+  end
+  touch(s, seq)
+end
+
+-- A record for a sku at a location that never had it; written by write_stocks once it is touched.
+local function create_stock(sku, location)
+  local s = {key = stock_key(sku, location), sku = sku, location = location, created = true,
+    on_hand = 0, held = 0, quarantined = 0, safety_stock = 0}
+  stocks[sku][location] = s
+  return s
+end
+
+local function write_stocks()
+  for _, s in ipairs(touched) do
+    if s.created then
+      redis.call('HSET', s.key, 'safety_stock', 0, 'reorder_point', 0)
+      if type(redis.pcall('SADD', locations_key(s.sku), s.location)) == 'table' then
+        tell_damaged(locations_key(s.sku))
+      end
+    end
+    if s.moved then
+      redis.call('HSET', s.key, 'on_hand', integer(s.on_hand), 'held', integer(s.held),
+        'quarantined', integer(s.quarantined), 'seq', integer(s.seq))
+    else
+      redis.call('HSET', s.key, 'held', integer(s.held), 'seq', integer(s.seq))
+    end
+  end
+end

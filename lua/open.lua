@@ -1,0 +1,38 @@
+#!lua
+-- Open the partition into a new epoch, on the server that was judged. Refuses where head or server
+-- have changed since they were judged: another process opened it, or Redis was restarted meanwhile.
+--
+-- KEYS  1 head      hash    epoch, seq, run_id, last_ms, trimmer
+--       2 deadlines zset    the deadlines that have reservations, in ms
+--       3 outbox    stream  one entry a call, id epoch-seq
+-- ARGV  1 epoch     as judged; '' where there was no head
+--       2 seq       as judged; '' where there was no head
+--       3 run_id    of head as judged; '' where there was no head
+--       4 server    run_id of the server that was judged
+--       5 trimmer   who trims the outbox from now on
+-- RETURNS {opened, epoch} | {changed} | {outbox_ahead, last id}: an event was written that head does
+--         not know, so the next one could not be written
+--- @include lib/open.lua
+local judged = {epoch = ARGV[1], seq = ARGV[2], run_id = ARGV[3]}
+
+local kept = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'run_id')
+if (kept[1] or '') ~= judged.epoch or (kept[2] or '') ~= judged.seq
+    or (kept[3] or '') ~= judged.run_id or server_run_id() ~= ARGV[4] then
+  return {'changed'}
+end
+
+local epoch, seq = (whole(kept[1]) or 0) + 1, whole(kept[2]) or 0
+if redis.call('EXISTS', KEYS[3]) == 1 then
+  local info = redis.call('XINFO', 'STREAM', KEYS[3])
+  for i = 1, #info, 2 do
+    local last_epoch, last_seq = string.match(info[i] == 'last-generated-id' and info[i + 1] or '', '(%d+)-(%d+)')
+    if last_epoch and (tonumber(last_epoch) >= epoch or tonumber(last_seq) > seq) then
+      return {'outbox_ahead', info[i + 1]}
+    end
+  end
+end
+
+read_head()
+redis.call('HSET', KEYS[1], 'epoch', integer(epoch), 'seq', integer(seq), 'run_id', ARGV[4],
+  'last_ms', integer(head.now), 'trimmer', ARGV[5])
+return {'opened', epoch}

@@ -1,0 +1,101 @@
+#!lua
+-- Hold units of one or more lines for each command, until its deadline: all lines or none.
+-- A command that falls short first takes back what is due in its partition.
+--
+-- KEYS  1 head      hash    epoch, seq, run_id, last_ms
+--       2 deadlines zset    the deadlines that have reservations, in ms
+--       3 outbox    stream  one entry a call, id epoch-seq
+-- ARGV  1 commands  msgpack [[reservation_id, ttl_ms, body, candidates?], …]; body is the msgpack of
+--                   {order_id, customer_id or '', fingerprint, lines}, lines flat: sku, location
+--                   or '', quantity; candidates: a list of locations a line, in order of preference
+--       2 retention_ms  how long an ended reservation is kept
+-- RETURNS {now_ms, answers, damaged keys}, an answer a command, in order:
+--         reserved (a word, or {reserved, value} where sourcing chose the locations) |
+--         {already_reserved, value} | {reservation_mismatch} | {unknown_sku, sku} |
+--         {insufficient_stock, {{sku, location or '', requested, available}, …}} | more_due;
+--         partition_closed for the whole call (engine/statuses.py)
+--- @include lib/writes_unless_full.lua
+--- @include lib/batch.lua
+--- @include lib/due.lua
+--- @include lib/finish.lua
+--- @include lib/sourcing.lua
+--- @include lib/take_back.lua
+local commands, retention_ms = cmsgpack.unpack(ARGV[1]), tonumber(ARGV[2])
+local TAKE_BACK_MAX, QUANTITY_MAX = 500, 1000000
+local looked_at, lines_held = 0, 0
+local due_lists = {}
+
+if not is_open() then
+  return 'partition_closed'
+end
+
+for _, command in ipairs(commands) do
+  command.body = cmsgpack.unpack(command[3])
+  local lines = command.body[4]
+  for i = 3, #lines, 3 do
+    if not (is_count(lines[i]) and lines[i] >= 1 and lines[i] <= QUANTITY_MAX) then
+      return redis.error_reply('ERR quantity ' .. tostring(lines[i]) .. ' is not in 1..1000000')
+    end
+    command.sourced = command.sourced or lines[i - 1] == ''
+  end
+  if #lines == 0 or #lines % 3 ~= 0 or not is_count(command[2]) or command[2] < 1 then
+    return redis.error_reply('ERR a reserve needs lines of three values and a ttl_ms of 1 or more')
+  end
+end
+
+-- The answer where this id is kept already; nil where it isn't.
+local function replay(command)
+  local r = read_reservation(command[1])
+  if r == nil then
+    return nil
+  end
+  if r and r.body[3] == command.body[3] then
+    return {'already_reserved', r.value}
+  end
+  return {'reservation_mismatch'}
+end
+
+-- Write the reservation; nil (and nothing written) where the id is taken.
+local function hold(command, takes)
+  local id, seq, body, body_bytes = command[1], head.seq + 1, command.body, command[3]
+  if command.sourced then
+    body_bytes = cmsgpack.pack({body[1], body[2], body[3], merged(takes)})
+  end
+  local deadline = math.ceil((head.now + command[2]) / 100) * 100
+  local value = pack_reservation(HELD, head.now, deadline, seq, nil, body_bytes)
+  begin_writes()
+  if not redis.call('SET', reservation_key(id), value, 'NX') then
+    undo(takes)
+    return nil
+  end
+  head.seq = seq
+  for i = 1, #takes, 2 do
+    touch(takes[i], seq)
+  end
+  local due = due_lists[deadline] or {}
+  due_lists[deadline], due[#due + 1] = due, id
+  emit('\150' .. cmsgpack.pack('reserve', seq, head.now, id, deadline) .. body_bytes)
+  lines_held = lines_held + #takes / 2
+  return command.sourced and {'reserved', value} or 'reserved'
+end
+
+local function decide(command)
+  while true do
+    local takes, short, unknown_sku = source(command.body[4], command[4])
+    local answer = takes and hold(command, takes) or replay(command)
+    if answer then
+      return answer
+    elseif unknown_sku then
+      return {'unknown_sku', unknown_sku}
+    elseif nothing_due then
+      return {'insufficient_stock', short}
+    elseif looked_at >= TAKE_BACK_MAX or lines_taken >= LINES_MAX then
+      return 'more_due'
+    end
+    looked_at = looked_at + take_back(TAKE_BACK_MAX - looked_at, retention_ms)
+  end
+end
+
+local answers = decide_each(commands, decide, function() return lines_held + lines_taken end)
+write_due_lists(due_lists)
+return finish(answers)
