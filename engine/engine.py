@@ -25,6 +25,7 @@ from engine.model import (
     Release,
     Reserve,
 )
+from engine.partitions import text
 from engine.scripts import Scripts
 from engine.settings import Settings
 
@@ -140,7 +141,7 @@ class Engine:
             fields = await self._redis.hmget(
                 keys.head(partition), ["epoch", "seq", "run_id", "trimmer"]
             )
-            epoch, seq, opened_on, trimmer = [(field or b"").decode() for field in fields]
+            epoch, seq, opened_on, trimmer = [text(field) for field in fields]
             states.append(
                 PartitionState(
                     partition,
@@ -200,7 +201,13 @@ def _operations(partition: int, settings: Settings) -> dict[type, Operation]:
             "move", writes, (kept,), mov.encode_movement, mov.decode_movement, by_movement, one
         ),
         Reserve: Operation(
-            "reserve", writes, (kept,), res.encode_reserve, res.decode_reserve, by_reservation, lines
+            "reserve",
+            writes,
+            (kept,),
+            res.encode_reserve,
+            res.decode_reserve,
+            by_reservation,
+            lines,
         ),
         Extend: Operation(
             "extend", writes, (lifetime,), res.encode_extend, res.decode_change, by_reservation, one

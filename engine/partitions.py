@@ -36,10 +36,15 @@ class Head(msgspec.Struct, frozen=True):
         return int(self.epoch or 0), int(self.seq or 0)
 
 
+def text(field: bytes | str | None) -> str:
+    """A field of a Redis hash as text; '' where it is missing."""
+    return field.decode() if isinstance(field, bytes) else field or ""
+
+
 def read_head(redis: Redis, partition: int) -> Head:
     """The head of a partition; its texts are empty where there is none."""
     fields = redis.hmget(keys.head(partition), ["epoch", "seq", "run_id", "trimmer"])
-    return Head(*((field or b"").decode() for field in fields))
+    return Head(*(text(field) for field in fields))
 
 
 def server_run_id(redis: Redis) -> str:

@@ -117,7 +117,12 @@ def encode_reserve(command: Reserve) -> object:
     customer_id = command.customer_id or ""
     triples = flat(lines)
     same = flat(sorted(lines, key=_line_key))
-    body = (command.order_id, customer_id, fingerprint(command.order_id, customer_id, same), triples)
+    body = (
+        command.order_id,
+        customer_id,
+        fingerprint(command.order_id, customer_id, same),
+        triples,
+    )
     wire = (command.reservation_id, _check_ttl(command.ttl_ms), _as_string(_encode(body)))
     if any(line.candidates for line in lines):
         return (*wire, [line.candidates for line in lines])

@@ -1,0 +1,78 @@
+"""The HTTP application: routes and lifespan."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from api import handlers
+from api.asgi import Endpoint, not_found
+from api.audit_trail import get_movements, ledger_pool
+from api.status import status
+from engine.engine import Engine
+from engine.errors import StoreError
+from engine.settings import Settings
+
+log = logging.getLogger("holdfast.api")
+
+RECONNECT_S = 0.5
+
+# The first ones are asked for most often.
+ROUTES = [
+    Route("/v1/reservations", Endpoint(POST=handlers.reserve)),
+    Route("/v1/batch", Endpoint(POST=handlers.batch)),
+    Route("/v1/stock/{sku}", Endpoint(GET=handlers.get_stock)),
+    Route("/v1/stock", Endpoint(GET=handlers.get_stocks)),
+    Route("/v1/reservations/{reservation_id}", Endpoint(GET=handlers.get_reservation)),
+    Route("/v1/reservations/{reservation_id}/confirm", Endpoint(POST=handlers.confirm)),
+    Route("/v1/reservations/{reservation_id}/release", Endpoint(POST=handlers.release)),
+    Route("/v1/reservations/{reservation_id}/extend", Endpoint(POST=handlers.extend)),
+    Route("/v1/movements", Endpoint(GET=get_movements, POST=handlers.move)),
+    Route("/v1/status", Endpoint(GET=status)),
+    Route("/health/live", Endpoint(GET=handlers.live)),
+    Route("/health/ready", Endpoint(GET=handlers.ready)),
+]
+
+
+def make_app(settings: Settings) -> Starlette:
+    """The application. It starts without Redis and without PostgreSQL, and answers 503 until they
+    are there."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        app.state.ledger = ledger_pool(settings.postgres_url)
+        await app.state.ledger.open(wait=False)
+        connecting = asyncio.create_task(_connect(app, settings))
+        # The usual case: Redis is there, and the first request finds the engine ready.
+        await asyncio.wait([connecting], timeout=RECONNECT_S)
+        yield
+        connecting.cancel()
+        with suppress(asyncio.CancelledError):
+            await connecting
+        if app.state.engine is not None:
+            await app.state.engine.close()
+        await app.state.ledger.close()
+
+    app = Starlette(routes=ROUTES, lifespan=lifespan)
+    app.router.default = not_found
+    app.router.redirect_slashes = False
+    app.state.settings = settings
+    app.state.engine = None
+    return app
+
+
+async def _connect(app: Starlette, settings: Settings) -> None:
+    said = ""
+    while app.state.engine is None:
+        try:
+            app.state.engine = await Engine.start(settings)
+        except StoreError as error:
+            if str(error) != said:
+                said = str(error)
+                log.error("%s", said)
+            await asyncio.sleep(RECONNECT_S)

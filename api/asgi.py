@@ -1,0 +1,221 @@
+"""HTTP plumbing between Starlette's router and our handlers: bodies in, bytes out, problems.
+
+A handler is ``async def handler(call) -> Reply``; it raises ``Problem`` to refuse. Endpoints are bare
+ASGI applications, so that the hottest of them costs no more than its own work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import parse_qsl
+
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from api.problems import Problem, Reply, refuse
+
+log = logging.getLogger("holdfast.api")
+
+DRAIN_MAX_BYTES = 16 * 1024 * 1024
+BODY_MAX_S = 30.0
+
+
+class Call:
+    """One request: path parameters, query, headers and the whole body."""
+
+    __slots__ = ("body", "scope")
+
+    def __init__(self, scope: Scope, body: bytes) -> None:
+        self.scope = scope
+        self.body = body
+
+    @property
+    def state(self) -> Any:
+        """What the lifespan made: engine, ledger, settings (api/app.py)."""
+        return self.scope["app"].state
+
+    def path(self, name: str) -> str:
+        value: str = self.scope["path_params"][name]
+        return value
+
+    def header(self, name: bytes) -> str | None:
+        """The header's value; None where it is missing."""
+        for key, value in self.scope["headers"]:
+            if key == name:
+                text: str = value.decode("latin-1")
+                return text
+        return None
+
+    def query(self, allowed: frozenset[str]) -> list[tuple[str, str]]:
+        """The query's parameters in order. Problem 400 for one that isn't allowed."""
+        pairs = parse_qsl(self.scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        for name, _ in pairs:
+            if name not in allowed:
+                raise Problem(
+                    "invalid_request",
+                    f"query parameter {name!r} is not known here; known: "
+                    + ", ".join(sorted(allowed)),
+                )
+        return pairs
+
+
+Handler = Callable[[Call], Awaitable[Reply]]
+
+
+class Endpoint:
+    """An ASGI application that dispatches by method and turns a handler's result into bytes."""
+
+    def __init__(self, **handlers: Handler) -> None:
+        self._handlers = dict(handlers)
+        if "GET" in handlers:
+            self._handlers["HEAD"] = handlers["GET"]
+        self._allow = ", ".join(sorted(self._handlers))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        handler = self._handlers.get(scope["method"])
+        try:
+            if handler is None:
+                raise Problem(
+                    "method_not_allowed",
+                    f"{scope['method']} is not possible here; possible: {self._allow}",
+                    headers=((b"allow", self._allow.encode()),),
+                )
+            body = await _read_body(scope, receive)
+            reply = await handler(Call(scope, body))
+        except Problem as problem:
+            reply = problem.reply()
+        except _Disconnected:
+            return
+        except Exception:
+            log.exception("%s %s failed", scope["method"], scope["path"])
+            reply = Problem("internal_error", "this is our mistake; the log has more").reply()
+        await send_reply(reply, send)
+
+
+async def send_reply(reply: Reply, send: Send) -> None:
+    """Write a reply."""
+    await send(
+        {
+            "type": "http.response.start",
+            "status": reply.status,
+            "headers": [
+                (b"content-type", reply.content_type),
+                (b"content-length", str(len(reply.body)).encode()),
+                *reply.headers,
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": reply.body})
+
+
+class _Disconnected(Exception):
+    """The client left before its body was whole; nothing was done."""
+
+
+async def _read_body(scope: Scope, receive: Receive) -> bytes:
+    """The whole body. Problem 413 past the limit (the rest is read and dropped, 16 MiB at most, so
+    that the client hears it), 408 where it takes longer than 30 s."""
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise _Disconnected
+    limit: int = scope["app"].state.settings.body_max_bytes
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body"):
+        if len(body) > limit:
+            raise _too_large(limit)
+        return body
+    chunks, size = [body], len(body)
+    try:
+        async with asyncio.timeout(BODY_MAX_S):
+            while message.get("more_body"):
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise _Disconnected
+                size += len(message.get("body", b""))
+                if size <= limit:
+                    chunks.append(message.get("body", b""))
+                elif size > DRAIN_MAX_BYTES:
+                    break
+    except TimeoutError:
+        raise Problem(
+            "request_timeout",
+            f"the body was not whole after {BODY_MAX_S:.0f} s",
+            headers=((b"connection", b"close"),),
+        ) from None
+    if size > limit:
+        raise _too_large(limit)
+    return b"".join(chunks)
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem(
+        "body_too_large",
+        f"a body may have {limit} bytes at most; send it in parts",
+        headers=((b"connection", b"close"),),
+    )
+
+
+async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    """For every path without a route."""
+    if scope["type"] != "http":
+        return
+    reply = refuse("not_found", f"there is nothing at {scope['path'][:200]!r}")
+    await send_reply(reply, send)
+
+
+def check_content_type(call: Call) -> None:
+    """Problem 415 where a body is announced as something else than JSON."""
+    content_type = call.header(b"content-type")
+    if content_type is not None:
+        kind = content_type.split(";")[0].strip().lower()
+        if kind != "application/json":
+            raise Problem(
+                "unsupported_media_type",
+                f"content-type is {kind[:100]!r}; it must be application/json",
+            )
+
+
+def decode_json(call: Call, decoder: msgspec.json.Decoder[Any]) -> Any:
+    """The body as the decoder's type. Problem 415 or 400 that names the field and the value."""
+    check_content_type(call)
+    try:
+        return decoder.decode(call.body)
+    except msgspec.MsgspecError as error:
+        raise Problem("invalid_request", explain(error, call.body)) from None
+    except (UnicodeDecodeError, RecursionError):
+        raise Problem("invalid_request", "the body is not JSON that can be read") from None
+
+
+def explain(error: msgspec.MsgspecError, data: bytes) -> str:
+    """msgspec's complaint with the path first and the value that was there, where it can be found."""
+    complaint, _, path = str(error).partition(" - at `")
+    if not isinstance(error, msgspec.ValidationError):
+        return f"the body is not JSON: {complaint}"
+    if not path:
+        return complaint
+    path = path.rstrip("`").removeprefix("$").removeprefix(".")
+    value = _value_at(data, path)
+    shown = "" if value is _NOWHERE else f", got {_short(value)}"
+    return f"{path or 'the body'}: {complaint}{shown}"
+
+
+_NOWHERE = object()
+
+
+def _short(value: object) -> str:
+    text = msgspec.json.encode(value).decode()
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+def _value_at(data: bytes, path: str) -> object:
+    """The value at a path like ``lines[0].quantity``."""
+    try:
+        found = msgspec.json.decode(data)
+        for step in path.replace("[", ".[").strip(".").split("."):
+            found = found[int(step[1:-1])] if step.startswith("[") else found[step]
+    except (ValueError, KeyError, IndexError, TypeError, msgspec.MsgspecError):
+        return _NOWHERE
+    return found

@@ -1,0 +1,254 @@
+"""Handlers of version 1: a call becomes a command, its outcome a reply."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+import orjson
+from redis.exceptions import RedisError
+
+from api import schema
+from api.asgi import Call, check_content_type, decode_json, explain
+from api.problems import HTTP_STATUS, PROBLEMS, Problem, Reply, json_reply, refuse
+from engine.engine import Engine
+from engine.model import (
+    ID_PATTERN,
+    Command,
+    Confirm,
+    Extend,
+    GetReservation,
+    GetStock,
+    Movement,
+    Outcome,
+    Release,
+    Reserve,
+)
+
+_ID = re.compile(ID_PATTERN)
+_REPLAYED = (b"idempotent-replayed", b"true")
+STOCK_SKUS_MAX = 2_000
+
+_reserve_in = msgspec.json.Decoder(schema.ReserveIn)
+_part_in = msgspec.json.Decoder(schema.PartIn)
+_extend_in = msgspec.json.Decoder(schema.ExtendIn)
+_movement_in = msgspec.json.Decoder(schema.MovementIn)
+_batch_in = msgspec.json.Decoder(schema.BatchIn)
+_loose_batch_in = msgspec.json.Decoder(schema.LooseBatchIn)
+_op_in = msgspec.json.Decoder(schema.Op)
+
+
+def engine_of(call: Call) -> Engine:
+    """The engine. Problem 503 while this process has not reached Redis yet."""
+    engine: Engine | None = call.state.engine
+    if engine is None:
+        raise Problem("unavailable", "Redis has not been reached yet; nothing was changed")
+    return engine
+
+
+def _path_id(call: Call, name: str) -> str:
+    value = call.path(name)
+    if not _ID.match(value):
+        raise Problem(
+            "invalid_request", f"{name}: got {value[:80]!r}; it must match {ID_PATTERN[:-2]}$"
+        )
+    return value
+
+
+def _idempotency_key(call: Call) -> str | None:
+    header = call.header(b"idempotency-key")
+    if header is None:
+        return None
+    key = header[1:-1] if len(header) > 1 and header[0] == header[-1] == '"' else header
+    if not _ID.match(key):
+        raise Problem(
+            "invalid_request",
+            f"Idempotency-Key: got {header[:80]!r}; it must match {ID_PATTERN[:-2]}$",
+        )
+    return key
+
+
+def _http_operation(command: Command) -> str:
+    """The row of HTTP_STATUS for a command."""
+    if isinstance(command, Confirm | Release):
+        name = "confirm" if isinstance(command, Confirm) else "release"
+        return f"{name} part" if command.lines else name
+    return {
+        Reserve: "reserve",
+        Extend: "extend",
+        Movement: "movement",
+        GetReservation: "reservation",
+        GetStock: "stock",
+    }[type(command)]
+
+
+def reply_of(command: Command, outcome: Outcome) -> Reply:
+    """The reply to a command on a reservation, or to a movement."""
+    status = HTTP_STATUS[_http_operation(command)][outcome.status]
+    if status < 300:
+        if isinstance(command, Movement):
+            content = schema.movement_out(command, outcome)
+        elif outcome.reservation is not None:
+            content = schema.reservation_out(outcome.reservation)
+        else:
+            return refuse("internal_error", "the reservation's record can't be read")
+        headers = (_REPLAYED,) if outcome.replayed else ()
+        return Reply(status, orjson.dumps(content), headers)
+    members: dict[str, Any] = {}
+    if outcome.shortages:
+        members["lines"] = schema.shortages_out(outcome)
+    if outcome.reservation is not None:
+        members["reservation"] = schema.reservation_out(outcome.reservation)
+    return refuse(outcome.status, outcome.detail, status=status, **members)
+
+
+async def _decide(call: Call, command: Command) -> Reply:
+    return reply_of(command, await engine_of(call).call(command))
+
+
+async def reserve(call: Call) -> Reply:
+    body: schema.ReserveIn = decode_json(call, _reserve_in)
+    try:
+        command = body.command(_idempotency_key(call))
+    except schema.Misfit as misfit:
+        raise Problem("invalid_request", str(misfit)) from None
+    return await _decide(call, command)
+
+
+async def get_reservation(call: Call) -> Reply:
+    return await _decide(call, GetReservation(_path_id(call, "reservation_id")))
+
+
+def _part(call: Call) -> dict[str, Any]:
+    body = decode_json(call, _part_in) if call.body.strip() else schema.PartIn()
+    try:
+        lines, request_id = body.part(_idempotency_key(call))
+    except schema.Misfit as misfit:
+        raise Problem("invalid_request", str(misfit)) from None
+    reservation_id = _path_id(call, "reservation_id")
+    return {"reservation_id": reservation_id, "lines": lines, "request_id": request_id}
+
+
+async def confirm(call: Call) -> Reply:
+    return await _decide(call, Confirm(**_part(call)))
+
+
+async def release(call: Call) -> Reply:
+    return await _decide(call, Release(**_part(call)))
+
+
+async def extend(call: Call) -> Reply:
+    body: schema.ExtendIn = decode_json(call, _extend_in)
+    reservation_id = _path_id(call, "reservation_id")
+    return await _decide(
+        call, Extend(reservation_id=reservation_id, ttl_ms=body.ttl_seconds * 1000)
+    )
+
+
+async def move(call: Call) -> Reply:
+    body: schema.MovementIn = decode_json(call, _movement_in)
+    try:
+        command = body.command(_idempotency_key(call))
+    except schema.Misfit as misfit:
+        raise Problem("invalid_request", str(misfit)) from None
+    return await _decide(call, command)
+
+
+async def batch(call: Call) -> Reply:
+    """Each operation is decided by itself; a misfit one is told in its own result."""
+    results, commands, places = _batch_commands(call)
+    outcomes = await engine_of(call).call_all(commands)
+    for place, command, outcome in zip(places, commands, outcomes, strict=True):
+        results[place] = _result(command, outcome)
+    return json_reply(200, {"results": results})
+
+
+def _batch_commands(call: Call) -> tuple[list[dict[str, Any]], list[Command], list[int]]:
+    check_content_type(call)
+    try:
+        operations: list[Any] = _batch_in.decode(call.body).operations
+    except msgspec.MsgspecError:
+        operations = decode_json(call, _loose_batch_in).operations
+    results: list[dict[str, Any]] = [{}] * len(operations)
+    commands: list[Command] = []
+    places: list[int] = []
+    for place, operation in enumerate(operations):
+        try:
+            if isinstance(operation, msgspec.Raw):
+                operation = _op_in.decode(operation)
+            commands.append(operation.command())
+            places.append(place)
+        except msgspec.MsgspecError as error:
+            results[place] = {
+                "code": "invalid_request",
+                "detail": explain(error, bytes(operation)),
+            }
+        except schema.Misfit as misfit:
+            results[place] = {"code": "invalid_request", "detail": str(misfit)}
+    return results, commands, places
+
+
+def _result(command: Command, outcome: Outcome) -> dict[str, Any]:
+    result: dict[str, Any] = {"code": outcome.status}
+    if outcome.reservation is not None:
+        result["reservation"] = schema.reservation_out(outcome.reservation)
+    elif outcome.shortages:
+        result["lines"] = schema.shortages_out(outcome)
+    elif outcome.applied is not None and isinstance(command, Movement):
+        result["movement"] = schema.movement_out(command, outcome)
+    if outcome.detail:
+        result["detail"] = outcome.detail
+    elif outcome.reservation is None and outcome.status in PROBLEMS:
+        result["detail"] = PROBLEMS[outcome.status][2]
+    return result
+
+
+async def get_stock(call: Call) -> Reply:
+    sku = _path_id(call, "sku")
+    command = GetStock(sku)
+    outcome = await engine_of(call).call(command)
+    if outcome.stock:
+        return json_reply(200, schema.stock_out(sku, outcome.stock))
+    return reply_of(command, outcome)
+
+
+async def get_stocks(call: Call) -> Reply:
+    skus = list(dict.fromkeys(sku for _, sku in call.query(frozenset({"sku"}))))
+    if not 1 <= len(skus) <= STOCK_SKUS_MAX:
+        raise Problem(
+            "invalid_request",
+            f"sku: named {len(skus)} times; name 1 to {STOCK_SKUS_MAX}: ?sku=a&sku=b",
+        )
+    for sku in skus:
+        if not _ID.match(sku):
+            raise Problem(
+                "invalid_request", f"sku: got {sku[:80]!r}; it must match {ID_PATTERN[:-2]}$"
+            )
+    outcomes = await engine_of(call).call_all([GetStock(sku) for sku in skus])
+    known, unknown = [], []
+    for sku, outcome in zip(skus, outcomes, strict=True):
+        if outcome.stock:
+            known.append(schema.stock_out(sku, outcome.stock))
+        elif HTTP_STATUS["stock"][outcome.status] == 404:
+            unknown.append(sku)
+        else:
+            return reply_of(GetStock(sku), outcome)
+    return json_reply(200, {"stock": known, "unknown": unknown})
+
+
+async def live(call: Call) -> Reply:
+    """This process runs."""
+    return json_reply(200, {"status": "live"})
+
+
+async def ready(call: Call) -> Reply:
+    """200 only while Redis answers and every partition is open."""
+    try:
+        states = await engine_of(call).states()
+    except (RedisError, OSError) as error:
+        raise Problem("unavailable", f"Redis did not answer: {error}") from None
+    closed = [state.partition for state in states if not state.open]
+    if closed:
+        return refuse("partition_closed", f"closed partitions: {closed}", partitions=closed)
+    return json_reply(200, {"status": "ready"})

@@ -1,0 +1,78 @@
+"""The embedded stack, `holdfast up`: Redis, PostgreSQL and our own processes on one machine.
+
+Everything lives in one data directory: redis/, postgres/, logs/, stack.json and lock. Whatever else
+is there is left alone.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from api.address import is_loopback
+from api.servers import ServerError
+from api.stack import Options, Stack
+from api.supervisor import State, read_state
+
+__all__ = ["DEFAULT_DATA_DIR", "Options", "Servers", "data_dir_from", "discover", "up"]
+
+DEFAULT_DATA_DIR = Path(".holdfast")
+
+
+@dataclass(slots=True)
+class Servers:
+    """Where a stack's servers are, with full rights; http_url only while `up` runs."""
+
+    redis_url: str
+    postgres_url: str
+    http_url: str | None
+
+
+def data_dir_from(environ: Mapping[str, str], given: Path | None) -> Path:
+    """The given directory, else HOLDFAST_DATA_DIR, else .holdfast here; always absolute."""
+    return (given or Path(environ.get("HOLDFAST_DATA_DIR") or DEFAULT_DATA_DIR)).resolve()
+
+
+def discover(data_dir: Path, environ: Mapping[str, str]) -> Servers:
+    """The servers named in the environment, else those of the stack that runs on `data_dir`.
+
+    ServerError, in one line that says how to start one, where neither tells both.
+    """
+    state = read_state(data_dir)
+    if state.supervisor is None or not state.supervisor.alive():
+        state = State()
+    redis_url = environ.get("HOLDFAST_REDIS_URL") or state.redis_url
+    postgres_url = environ.get("HOLDFAST_POSTGRES_URL") or state.postgres_url
+    if not redis_url or not postgres_url:
+        raise ServerError(
+            f"no running stack in {data_dir}; start one with 'holdfast up' "
+            "or set HOLDFAST_REDIS_URL and HOLDFAST_POSTGRES_URL"
+        )
+    return Servers(redis_url, postgres_url, state.http_url)
+
+
+def up(options: Options, environ: Mapping[str, str]) -> int:
+    """Run the stack until SIGINT or SIGTERM, then end it in order: 0.
+
+    2, with one line on stderr, where it can't be started. Takes the process over: it must be called
+    in the main thread, and its signal handlers stay, so that no late Ctrl-C ends in a traceback.
+    """
+    try:
+        _check(options)
+        return Stack(options, environ).run()
+    except ServerError as error:
+        line = str(error)
+    except OSError as error:
+        line = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+    print(f"holdfast: {line}", file=sys.stderr)
+    return 2
+
+
+def _check(options: Options) -> None:
+    if options.workers < 1:
+        raise ServerError(f"--workers {options.workers}: at least 1 is needed")
+    if not options.allow_unauthenticated and not is_loopback(options.host):
+        raise ServerError(
+            f"--host {options.host} can be reached by other machines and no keys are configured: "
+            "listen on 127.0.0.1, or add --allow-unauthenticated if that is what you want"
+        )

@@ -1,0 +1,80 @@
+"""Short questions to servers: do they answer, and which version are they?"""
+
+import http.client
+import json
+from urllib.parse import urlsplit
+
+import psycopg
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from api.servers import ServerError
+
+_TIMEOUT_S = 3.0
+
+
+def probe_redis(url: str) -> str:
+    """Name, version and address of the server behind a URL; ServerError if it can't be asked."""
+    try:
+        with redis.Redis.from_url(
+            url,
+            socket_connect_timeout=_TIMEOUT_S,
+            socket_timeout=_TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
+        ) as client:
+            info = client.info("server")
+    except (redis.RedisError, ValueError, OSError) as error:
+        raise ServerError(_unreachable("HOLDFAST_REDIS_URL", url, error)) from error
+    assert isinstance(info, dict)
+    server = "valkey" if "valkey_version" in info else "redis"
+    return f"{server} {info.get(f'{server}_version', '?')} at {_place(url)}"
+
+
+def probe_postgres(url: str) -> str:
+    """Version and address of the server behind a URL; ServerError if it can't be asked."""
+    try:
+        with psycopg.connect(url, connect_timeout=round(_TIMEOUT_S)) as connection:
+            version = connection.info.parameter_status("server_version")
+    except (psycopg.Error, ValueError, OSError) as error:
+        raise ServerError(_unreachable("HOLDFAST_POSTGRES_URL", url, error)) from error
+    return f"{version} at {_place(url)}"
+
+
+def call(base_url: str, method: str, path: str, body: object = None) -> tuple[int, str]:
+    """HTTP status and body of one call; OSError or HTTPException where no answer came."""
+    address = urlsplit(base_url)
+    connection = http.client.HTTPConnection(
+        address.hostname or "", address.port, timeout=_TIMEOUT_S
+    )
+    try:
+        content = None if body is None else json.dumps(body).encode()
+        headers = {} if content is None else {"Content-Type": "application/json"}
+        connection.request(method, path, body=content, headers=headers)
+        response = connection.getresponse()
+        return response.status, response.read().decode(errors="replace")
+    finally:
+        connection.close()
+
+
+def readiness(base_url: str) -> str | None:
+    """None when the service says it is ready, else in a few words why it isn't."""
+    try:
+        status, body = call(base_url, "GET", "/health/ready")
+    except (OSError, http.client.HTTPException) as error:
+        return f"/health/ready gives no answer ({error})"
+    return None if status == 200 else f"/health/ready says {status} {' '.join(body.split())[:300]}"
+
+
+def _unreachable(variable: str, url: str, error: Exception) -> str:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return f"{variable}: no server at {_place(url)} ({reason}); start it, or unset the variable"
+
+
+def _place(url: str) -> str:
+    """Host and port, without the password that the URL may hold."""
+    try:
+        address = urlsplit(url)
+        return f"{address.hostname or address.path}{f':{address.port}' if address.port else ''}"
+    except ValueError:
+        return "a URL that can't be read"

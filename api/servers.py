@@ -1,0 +1,303 @@
+"""Real Redis and PostgreSQL servers as child processes, on loopback, each in its own directory.
+
+Used by the embedded stack, the tests and the benchmark.
+"""
+
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from api.binaries import (
+    INSTALL_REDIS,
+    RECOMMENDED_REDIS,
+    RedisBinary,
+    ServerError,
+    choose_redis,
+    find_postgres,
+    find_redis_binaries,
+    postgres_version,
+)
+from api.privileges import hand_over, let_reach, let_run, unprivileged_owner
+from api.processes import (
+    Child,
+    ProcessId,
+    identify,
+    last_line,
+    machine_memory_bytes,
+    processes_in,
+    spawn,
+)
+
+__all__ = [
+    "PostgresServer",
+    "RedisBinary",
+    "RedisServer",
+    "Server",
+    "ServerError",
+    "choose_redis",
+    "find_redis_binaries",
+    "free_port",
+    "port_is_free",
+]
+
+_START_TIMEOUT_S = 600.0  # loading a large AOF or recovering a ledger takes its time
+_HOST = "127.0.0.1"
+
+
+def free_port() -> int:
+    """A port on 127.0.0.1 that nobody listens on now.
+
+    It lies below the range the kernel takes client ports from: a client that keeps knocking at a
+    server that is down could otherwise be given that very port and keep the server from it.
+    """
+    for _ in range(200):
+        port = random.randint(10_240, _client_ports_begin() - 1)
+        if port_is_free(port):
+            return port
+    raise ServerError(f"no free port on {_HOST}; end some of the programs that listen there")
+
+
+def port_is_free(port: int) -> bool:
+    """Whether a server could listen on 127.0.0.1:port now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, port))
+            probe.listen()
+        except OSError:
+            return False
+    return True
+
+
+class Server(Child):
+    """A server with a port and a directory of its own."""
+
+    def __init__(self, name: str, directory: Path, port: int, log: Path | None) -> None:
+        self.directory = directory.resolve()
+        super().__init__(name, (log or self.directory / f"{name}.log").resolve())
+        self.port = port or free_port()
+
+    @property
+    def url(self) -> str:
+        raise NotImplementedError
+
+    def answers(self) -> bool:
+        """Whether it serves clients now; asks this very process, never a stranger on the port."""
+        raise NotImplementedError
+
+    def is_ready(self) -> bool:
+        """Whether it serves clients now. ServerError with its last log line if it has ended."""
+        if not self.running():
+            raise ServerError(f"{self.name} did not start: {self.last_words()} (log: {self.log})")
+        return self.answers()
+
+    def start(self) -> None:
+        """Launch and wait until it serves clients; ServerError (and nothing left) if it won't."""
+        self.launch()
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while not self.is_ready():
+            if time.monotonic() > deadline:
+                self.kill()
+                raise ServerError(
+                    f"{self.name} gave no answer for {_START_TIMEOUT_S:.0f} s (log: {self.log})"
+                )
+            time.sleep(0.02)
+
+
+class RedisServer(Server):
+    """A durable Redis: what it has answered survives `kill -9` and, with `always`, power loss."""
+
+    stop_timeout_s = 30.0
+
+    def __init__(
+        self,
+        binary: RedisBinary,
+        directory: Path,
+        *,
+        port: int = 0,
+        appendfsync: str = "always",
+        maxmemory_bytes: int | None = None,
+        log: Path | None = None,
+    ) -> None:
+        super().__init__("redis", directory, port, log)
+        self.binary = binary
+        self.appendfsync = appendfsync
+        self.maxmemory_bytes = (
+            machine_memory_bytes() // 2 if maxmemory_bytes is None else maxmemory_bytes
+        )
+
+    @property
+    def url(self) -> str:
+        return f"redis://{_HOST}:{self.port}/0"
+
+    def launch(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if self.binary.version < RECOMMENDED_REDIS and (self.directory / "appendonlydir").exists():
+            # An older server would not see that directory, and start empty.
+            raise ServerError(
+                f"the data in {self.directory} was written by Redis 7.0 or newer and "
+                f"{self.binary.version_text} can't read it: {INSTALL_REDIS}"
+            )
+        settings = {
+            "bind": _HOST,
+            "port": str(self.port),
+            "dir": str(self.directory),
+            "daemonize": "no",
+            "appendonly": "yes",
+            "appendfsync": self.appendfsync,
+            "save": "",
+            "maxmemory": str(self.maxmemory_bytes),
+            "maxmemory-policy": "noeviction",
+        }
+        arguments = [part for key, value in settings.items() for part in (f"--{key}", value)]
+        self._spawn([str(self.binary.path), *arguments])
+
+    def answers(self) -> bool:
+        try:
+            with socket.create_connection((_HOST, self.port), timeout=1) as connection:
+                connection.sendall(b"INFO server\r\nPING\r\n")
+                reply = b""
+                while not reply.endswith(b"+PONG\r\n"):
+                    received = connection.recv(65536)
+                    if not received or b"-LOADING" in received:
+                        return False
+                    reply += received
+        except OSError:
+            return False
+        return f"process_id:{self.pid}\r\n".encode() in reply
+
+
+class PostgresServer(Server):
+    """A PostgreSQL for the ledger: fsync on, one superuser `postgres`, loopback only."""
+
+    stop_signal = signal.SIGINT  # fast shutdown: ends sessions, writes a checkpoint
+    stop_timeout_s = 60.0
+
+    def __init__(self, directory: Path, *, port: int = 0, log: Path | None = None) -> None:
+        super().__init__("postgresql", directory, port, log)
+        self.data = self.directory / "data"
+        self._bin = find_postgres(self.data)
+        self.version = postgres_version(self._bin)
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://postgres@{_HOST}:{self.port}/postgres"
+
+    def leftover(self) -> ProcessId | None:
+        """A server that still runs on this data, started by somebody else than this object."""
+        server = identify(self._pid_in_file() or 0)
+        return server if server in processes_in(self.data, "postgres") else None
+
+    def launch(self) -> None:
+        owner = self._prepare()
+        if not (self.data / "PG_VERSION").exists():
+            self._initialise(owner)
+        self._clear_stale_pid_file()
+        settings = {
+            "listen_addresses": _HOST,
+            "port": str(self.port),
+            "unix_socket_directories": "",  # a socket's path may have 107 bytes only
+            "shared_buffers": "256MB",
+            "max_wal_size": "2GB",
+            "fsync": "on",
+            "synchronous_commit": "on",
+            "timezone": "UTC",
+            "log_timezone": "UTC",
+            "log_checkpoints": "off",
+        }
+        arguments = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
+        self._spawn(
+            [str(self._bin / "postgres"), "-D", str(self.data), *arguments],
+            environ=_plain_environ(),
+            owner=owner,
+            cwd=Path("/"),  # root's own working directory may be closed to the server's user
+        )
+
+    def answers(self) -> bool:
+        # The server writes its pid first and its state on the eighth line.
+        lines = self._pid_file_lines()
+        return len(lines) >= 8 and lines[0] == str(self.pid) and lines[7].strip() == "ready"
+
+    def _prepare(self) -> tuple[int, int] | None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            owner = unprivileged_owner(self.data)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise ServerError(
+                "PostgreSQL can't run as root and no user 'pgserver' could be made "
+                f"({error}): run as another user, or set HOLDFAST_POSTGRES_URL"
+            ) from error
+        if owner is not None:
+            let_run(self._bin.parent, owner)
+            let_reach(self.data, owner)
+            if self.data.exists():
+                hand_over(self.data, owner)
+        return owner
+
+    def _initialise(self, owner: tuple[int, int] | None) -> None:
+        """Make the data directory under another name first: initdb writes PG_VERSION early."""
+        fresh = self.directory / "initdb"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(mode=0o700)
+        if owner is not None:
+            os.chown(fresh, *owner)
+        options = ["-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-locale"]
+        initdb = spawn(
+            [str(self._bin / "initdb"), "-D", str(fresh), *options],
+            self.log,
+            stop_signal=signal.SIGTERM,
+            environ=_plain_environ(),
+            owner=owner,
+            cwd=Path("/"),
+        )
+        if initdb.wait() != 0:
+            raise ServerError(
+                f"PostgreSQL could not set up {self.data}: {last_line(self.log)} (log: {self.log})"
+            )
+        fresh.rename(self.data)
+
+    def _clear_stale_pid_file(self) -> None:
+        """After `kill -9` the file stays, and its pid may be anybody's by now."""
+        if not self._pid_file().exists():
+            return
+        server = self.leftover()
+        if server is not None:
+            raise ServerError(
+                f"a PostgreSQL (pid {server.pid}) already runs on {self.data}: end it first"
+            )
+        # Sessions outlive their killed server for a moment and hold its shared memory.
+        for session in processes_in(self.data, "postgres"):
+            session.end(signal.SIGKILL, 10)
+        self._pid_file().unlink(missing_ok=True)
+
+    def _pid_file(self) -> Path:
+        return self.data / "postmaster.pid"
+
+    def _pid_file_lines(self) -> list[str]:
+        try:
+            return self._pid_file().read_text().splitlines()
+        except OSError:
+            return []
+
+    def _pid_in_file(self) -> int | None:
+        lines = self._pid_file_lines()
+        return int(lines[0]) if lines and lines[0].strip().isdigit() else None
+
+
+def _plain_environ() -> dict[str, str]:
+    """Ours without what would change the server: PG… settings and the language of its log."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PG", "LC_"))}
+    return kept | {"LC_ALL": "C"}
+
+
+def _client_ports_begin() -> int:
+    try:
+        begin = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        begin = 32_768
+    return max(begin, 12_000)

@@ -1,0 +1,228 @@
+"""The supervisor of a stack: restarts who died, ends all in order, keeps the state file.
+
+The state file tells other commands where the servers are, and the next start what a predecessor
+left running. One lock file a directory keeps two supervisors apart.
+"""
+
+import fcntl
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from itertools import groupby
+from pathlib import Path
+from typing import Self
+
+import msgspec
+
+from api.processes import Child, ProcessId, identify
+from api.servers import ServerError
+
+_STEADY_S = 10.0  # a child that lived this long died anew, not again
+_BACKOFF_FIRST_S = 0.5
+_BACKOFF_MAX_S = 10.0
+_DEATHS_MAX = 5
+
+
+class Part(msgspec.Struct, frozen=True):
+    """One running child as the state file keeps it."""
+
+    name: str
+    process: ProcessId
+    stop_signal: int
+    stop_timeout_s: float
+    stop_order: int
+
+
+class State(msgspec.Struct, frozen=True):
+    """What stack.json holds. Ports outlive the stack, so that its next start can keep them."""
+
+    supervisor: ProcessId | None = None
+    parts: list[Part] = []
+    redis_port: int = 0
+    postgres_port: int = 0
+    redis_url: str | None = None
+    postgres_url: str | None = None
+    http_url: str | None = None
+
+
+def state_file(data_dir: Path) -> Path:
+    return data_dir / "stack.json"
+
+
+def read_state(data_dir: Path) -> State:
+    """The state of the last stack on this directory; an empty one if none can be read."""
+    try:
+        return msgspec.json.decode(state_file(data_dir).read_bytes(), type=State)
+    except (OSError, msgspec.MsgspecError):
+        return State()
+
+
+def write_state(data_dir: Path, state: State) -> None:
+    """Replace the file in one step; only its owner may read it, for URLs may hold passwords."""
+    descriptor, name = tempfile.mkstemp(dir=data_dir, prefix=".stack-")
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(state)))
+    Path(name).replace(state_file(data_dir))
+
+
+def end_leftovers(state: State) -> list[str]:
+    """End what a dead supervisor left running, in the order of a normal stop; names them."""
+    ended = []
+    for _, group in groupby(_in_stop_order(state.parts), key=lambda part: part.stop_order):
+        living = [part for part in group if part.process.alive()]
+        for part in living:
+            part.process.send(signal.Signals(part.stop_signal))
+        for part in living:
+            part.process.wait_or_kill(part.stop_timeout_s)
+            ended.append(part.name)
+    return ended
+
+
+class DirectoryLock:
+    """Held by the one supervisor of a directory; the kernel lets go of it with the process."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._path = data_dir / "lock"
+        self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        # Not inherited by children, so that an orphan can't keep it.
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(self._descriptor, 32).decode(errors="replace").strip() or "unknown"
+            os.close(self._descriptor)
+            raise ServerError(
+                f"already running on {self._path.parent}, pid {holder}: "
+                "stop it first, or choose another --data-dir"
+            ) from None
+        os.ftruncate(self._descriptor, 0)
+        os.write(self._descriptor, f"{os.getpid()}\n".encode())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+
+class Program(Child):
+    """A program of our own: `command` with `environ`, given the sockets in `pass_fds`."""
+
+    def __init__(
+        self,
+        name: str,
+        command: list[str],
+        *,
+        environ: Mapping[str, str],
+        log: Path,
+        cwd: Path,
+        pass_fds: tuple[int, ...] = (),
+    ) -> None:
+        super().__init__(name, log)
+        self._command = command
+        self._environ = environ
+        self._cwd = cwd
+        self._pass_fds = pass_fds
+
+    def launch(self) -> None:
+        self._spawn(self._command, environ=self._environ, pass_fds=self._pass_fds, cwd=self._cwd)
+
+
+class _Watched:
+    """A child with its history of deaths."""
+
+    def __init__(self, child: Child, stop_order: int) -> None:
+        self.child = child
+        self.stop_order = stop_order
+        self.launched_s = time.monotonic()
+        self.delay_s = 0.0
+        self.launch_at_s: float | None = None
+        self.deaths = 0
+        self.why = ""
+
+
+class Supervisor:
+    """Children under watch. All calls belong in the main thread (see processes.Child).
+
+    `say` tells the terminal one line, `changed` is called after every start, with what runs.
+    """
+
+    def __init__(self, say: Callable[[str], None], changed: Callable[[list[Part]], None]) -> None:
+        self._say = say
+        self._changed = changed
+        self._watched: list[_Watched] = []
+
+    def start(self, child: Child, *, stop_order: int) -> None:
+        """Launch a child and keep it running from now on. Lower orders are stopped first."""
+        child.launch()
+        self._watched.append(_Watched(child, stop_order))
+        self._changed(self.parts())
+
+    def parts(self) -> list[Part]:
+        found = []
+        for watched in self._watched:
+            child = watched.child
+            process = identify(child.pid) if child.running() else None
+            if process is not None:
+                part = Part(
+                    child.name, process, child.stop_signal, child.stop_timeout_s, watched.stop_order
+                )
+                found.append(part)
+        return found
+
+    def hopeless(self) -> str | None:
+        """The name and last words of a child that ends again and again, if there is one."""
+        for watched in self._watched:
+            if watched.deaths >= _DEATHS_MAX:
+                return f"{watched.child.name} keeps ending: {watched.why}"
+        return None
+
+    def watch(self) -> None:
+        """Restart whoever has died: at once after a steady run, else after a growing pause."""
+        now_s = time.monotonic()
+        for watched in self._watched:
+            if watched.launch_at_s is not None:
+                if now_s >= watched.launch_at_s:
+                    self._relaunch(watched)
+            elif not watched.child.running():
+                self._plan_relaunch(watched, watched.child.last_words())
+
+    def stop(self) -> None:
+        """End all in order, each within its bound, and say so in one line a child."""
+        ordered = sorted(self._watched, key=lambda watched: watched.stop_order)
+        for _, group in groupby(ordered, key=lambda watched: watched.stop_order):
+            children = [watched.child for watched in group]
+            for child in children:
+                child.terminate()
+            for child in children:
+                in_time = child.wait_or_kill()
+                limit = f"killed, it did not end within {child.stop_timeout_s:.0f} s"
+                self._say(f"{child.name}: {'stopped' if in_time else limit}")
+        self._watched.clear()
+
+    def _plan_relaunch(self, watched: _Watched, why: str) -> None:
+        now_s = time.monotonic()
+        if now_s - watched.launched_s >= _STEADY_S:
+            watched.delay_s = 0.0
+            watched.deaths = 0
+        pause = f" in {watched.delay_s:g} s" if watched.delay_s else ""
+        self._say(f"{watched.child.name} ended ({why}); restarting{pause}")
+        watched.launch_at_s = now_s + watched.delay_s
+        watched.delay_s = min(max(2 * watched.delay_s, _BACKOFF_FIRST_S), _BACKOFF_MAX_S)
+        watched.deaths += 1
+        watched.why = why
+
+    def _relaunch(self, watched: _Watched) -> None:
+        watched.launch_at_s = None
+        watched.launched_s = time.monotonic()
+        try:
+            watched.child.launch()
+            self._changed(self.parts())
+        except (ServerError, OSError) as error:
+            self._plan_relaunch(watched, str(error))
+
+
+def _in_stop_order(parts: list[Part]) -> list[Part]:
+    return sorted(parts, key=lambda part: part.stop_order)

@@ -1,0 +1,182 @@
+"""Write events into the ledger: each once, in order, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from engine.errors import PartitionStopped
+from engine.events import Event
+from persister.database import QUERIES, Connection
+
+
+class Position(msgspec.Struct, frozen=True, order=True):
+    """The last event of a partition the ledger has; (0, 0) before the first."""
+
+    epoch: int
+    seq: int
+
+
+class Ledger:
+    """The ledger of one partition, written by whoever holds its lease."""
+
+    def __init__(self, connection: Connection, partition: int) -> None:
+        self._connection = connection
+        self._partition = partition
+
+    def lease(self) -> bool:
+        """Become the one writer of this partition; False where another process is. Held until the
+        connection ends."""
+        row = self._connection.execute(
+            QUERIES["lock_partition"], {"partition": self._partition}
+        ).fetchone()
+        self._connection.commit()
+        return bool(row and row[0])
+
+    def position(self) -> Position:
+        """How far the ledger has come."""
+        row = self._connection.execute(
+            QUERIES["position"], {"partition": self._partition}
+        ).fetchone()
+        self._connection.commit()
+        return Position(row[0], row[1]) if row else Position(0, 0)
+
+    def write(self, events: Sequence[Event]) -> Position:
+        """Write a batch in one transaction; the position after it.
+
+        1. Lock and read the position.
+        2. Compare events at or below it with what is kept under their identity, and drop them.
+        3. Check that the others follow the position without a gap.
+        4. COPY events and movements, add to balances.
+        5. Move the position, commit.
+
+        PartitionStopped (and nothing written) where an event differs from the one kept under its
+        seq, where a seq is missing, or where an epoch goes back.
+        """
+        connection, partition = self._connection, self._partition
+        with connection.transaction():
+            row = connection.execute(
+                QUERIES["position_for_update"], {"partition": partition}
+            ).fetchone()
+            position = Position(row[0], row[1]) if row else Position(0, 0)
+            known = [event for event in events if event.seq <= position.seq]
+            if known:
+                self._compare(known)
+            fresh = [event for event in events if event.seq > position.seq]
+            _check_order(position, fresh)
+            if not fresh:
+                return position
+            self._copy(fresh)
+            self._add_to_balances(fresh)
+            last = Position(fresh[-1].epoch, fresh[-1].seq)
+            connection.execute(
+                QUERIES["move_position"],
+                {"partition": partition, "epoch": last.epoch, "seq": last.seq},
+            )
+        return last
+
+    def stop(self, why: str) -> None:
+        """Leave word in ``positions`` why this partition does not go on."""
+        with self._connection.transaction():
+            self._connection.execute(
+                QUERIES["stop_partition"], {"partition": self._partition, "why": why}
+            )
+
+    def _compare(self, events: Sequence[Event]) -> None:
+        seqs = [event.seq for event in events]
+        kept = {
+            seq: (epoch, body)
+            for epoch, seq, body in self._connection.execute(
+                QUERIES["known_events"],
+                {"partition": self._partition, "first": min(seqs), "last": max(seqs)},
+            )
+        }
+        for event in events:
+            if kept.get(event.seq) != (event.epoch, event.to_json().decode()):
+                raise PartitionStopped(
+                    f"partition {self._partition}: event {event.epoch}-{event.seq} differs from the"
+                    " one the ledger keeps under that seq; nothing more is written until somebody"
+                    " has looked (docs/operations.md, 'A partition stopped')"
+                )
+
+    def _copy(self, events: Sequence[Event]) -> None:
+        with self._connection.cursor() as cursor:
+            with cursor.copy(QUERIES["copy_events"]) as copy:
+                copy.write("".join([_event_row(event) for event in events]))
+            with cursor.copy(QUERIES["copy_movements"]) as copy:
+                copy.write("".join([row for event in events for row in _movement_rows(event)]))
+
+    def _add_to_balances(self, events: Sequence[Event]) -> None:
+        sums: dict[tuple[str, str], list[int]] = {}
+        for event in events:
+            for line in event.lines:
+                total = sums.setdefault((line.sku, line.location), [0, 0, 0, 0])
+                total[0] += line.on_hand_delta
+                total[1] += line.held_delta
+                total[2] += line.quarantined_delta
+                total[3] = event.seq
+        if not sums:
+            return
+        self._connection.execute(
+            QUERIES["add_to_balances"],
+            {
+                "partition": self._partition,
+                "skus": [sku for sku, _ in sums],
+                "locations": [location for _, location in sums],
+                "on_hand": [total[0] for total in sums.values()],
+                "held": [total[1] for total in sums.values()],
+                "quarantined": [total[2] for total in sums.values()],
+                "seqs": [total[3] for total in sums.values()],
+            },
+        )
+
+
+def _check_order(position: Position, events: Sequence[Event]) -> None:
+    seq, epoch = position.seq, position.epoch
+    for event in events:
+        if event.seq != seq + 1 or event.epoch < epoch:
+            raise PartitionStopped(
+                f"partition {event.partition}: after event {epoch}-{seq} came"
+                f" {event.epoch}-{event.seq}; what is between is missing, so nothing more is written"
+                " until somebody has looked (docs/operations.md, 'A partition stopped')"
+            )
+        seq, epoch = event.seq, event.epoch
+
+
+_NULL = "\\N"
+
+
+def _text(value: str | None) -> str:
+    """A value of a COPY row. Control characters never get past the door, so only `\\` is escaped."""
+    return _NULL if value is None else value.replace("\\", "\\\\")
+
+
+def _time(ms: int) -> str:
+    moment = datetime.fromtimestamp(ms // 1000, UTC)
+    return f"{moment:%Y-%m-%d %H:%M:%S}.{ms % 1000:03}+00"
+
+
+def _event_row(event: Event) -> str:
+    body = event.to_json().decode().replace("\\", "\\\\")
+    return f"{event.partition}\t{event.epoch}\t{event.seq}\t{event.type}\t{_time(event.at_ms)}\t{body}\n"
+
+
+def _movement_rows(event: Event) -> Iterable[str]:
+    head = f"{event.partition}\t{event.epoch}\t{event.seq}\t"
+    tail = "\t".join(
+        [
+            _text(event.reservation_id),
+            _text(event.order_id),
+            _text(event.customer_id),
+            _text(event.reference),
+            _text(event.reason),
+            _time(event.at_ms),
+        ]
+    )
+    for number, line in enumerate(event.lines, 1):
+        yield (
+            f"{head}{number}\t{event.type}\t{line.sku}\t{line.location}\t{line.quantity}\t"
+            f"{line.on_hand_delta}\t{line.held_delta}\t{line.quarantined_delta}\t{tail}\n"
+        )

@@ -1,0 +1,156 @@
+"""The persister: opens its partition, moves events from their source into the ledger.
+
+One process a partition works at a time (a lease in PostgreSQL); a second one waits. It may be killed
+anywhere: what was committed is recognised, what wasn't is read again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+import psycopg
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from engine.errors import HoldfastError, PartitionStopped
+from engine.partitions import Opening, open_partition, read_head, server_run_id
+from engine.scripts import Scripts
+from engine.settings import Settings
+from persister import database
+from persister.ledger import Ledger, Position
+from persister.sources import OutboxSource
+
+log = logging.getLogger("holdfast.persister")
+
+READ_WAIT_MS = 100
+CHECK_OPEN_S = 0.5
+PAUSE_S = 0.5
+DRAIN_S = 5.0
+REPEAT_WORD_S = 60.0
+
+
+def connect_redis(url: str) -> Redis:
+    """A synchronous client that repeats nothing by itself."""
+    return Redis.from_url(
+        url,
+        protocol=2,
+        retry=Retry(NoBackoff(), 0),
+        socket_connect_timeout=2,
+        socket_timeout=10,
+    )
+
+
+class Persister:
+    """The loop of one partition. ``run`` returns once ``stop`` was called."""
+
+    def __init__(self, settings: Settings, partition: int = 0) -> None:
+        self._settings = settings
+        self._partition = partition
+        self._stopping = threading.Event()
+        self._last_word = ("", 0.0)
+
+    def stop(self) -> None:
+        """Ask ``run`` to end: it moves what is in the outbox, 5 s at most, and returns."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Work until stopped. What breaks on the way is said and tried again."""
+        while not self._stopping.is_set():
+            try:
+                self._work()
+            except PartitionStopped as error:
+                self._say(str(error), logging.CRITICAL)
+            except (HoldfastError, RedisError, OSError) as error:
+                self._say(str(error), logging.WARNING)
+            except psycopg.Error as error:
+                self._say(f"PostgreSQL: {' '.join(str(error).split())}", logging.WARNING)
+            self._stopping.wait(PAUSE_S)
+
+    def _work(self) -> None:
+        with database.connect(self._settings.postgres_url) as connection:
+            for name in database.migrate(connection):
+                log.info("applied migration %s", name)
+            ledger = Ledger(connection, self._partition)
+            while not ledger.lease():
+                self._say("another persister has this partition; waiting for it", logging.INFO)
+                if self._stopping.wait(PAUSE_S):
+                    return
+            with connect_redis(self._settings.redis_url) as redis:
+                try:
+                    self._move(ledger, redis)
+                except PartitionStopped as error:
+                    ledger.stop(str(error))
+                    raise
+
+    def _move(self, ledger: Ledger, redis: Redis) -> None:
+        scripts = Scripts.for_server(redis.info("server"))
+        source = OutboxSource(redis, self._partition)
+        position = ledger.position()
+        source.committed(position)
+        check_at = drain_until = 0.0
+        while True:
+            mono_s = time.monotonic()
+            if self._stopping.is_set():
+                drain_until = drain_until or mono_s + DRAIN_S
+                if mono_s > drain_until:
+                    return
+            if mono_s >= check_at:
+                self._open_if_closed(redis, scripts, position)
+                check_at = mono_s + CHECK_OPEN_S
+            events = source.read(position, READ_WAIT_MS)
+            if events:
+                position = ledger.write(events)
+                source.committed(position)
+            elif self._stopping.is_set():
+                return
+
+    def _open_if_closed(self, redis: Redis, scripts: Scripts, position: Position) -> None:
+        """Open a partition that is new or not behind the ledger; else leave it closed and say so.
+
+        Redis' head is behind where its epoch or its seq is lower than the ledger's position: it has
+        lost writes that were shipped, and could sell those units again.
+        """
+        server = server_run_id(redis)
+        head = read_head(redis, self._partition)
+        if head.run_id == server:
+            return
+        if head.trimmer not in ("", OutboxSource.trimmer):
+            self._say(
+                f"partition {self._partition}: the outbox is trimmed by {head.trimmer!r}; stop that"
+                " before a persister reads the outbox itself",
+                logging.CRITICAL,
+            )
+            return
+        epoch, seq = head.position
+        if epoch < position.epoch or seq < position.seq:
+            self._say(
+                f"partition {self._partition} stays closed: Redis is at {epoch}-{seq}, behind the"
+                f" ledger's {position.epoch}-{position.seq}, so it could sell units twice;"
+                " see docs/operations.md, 'Redis is behind the ledger'",
+                logging.CRITICAL,
+            )
+            return
+        opening = open_partition(
+            redis,
+            scripts,
+            self._partition,
+            judged=head,
+            server=server,
+            trimmer=OutboxSource.trimmer,
+        )
+        if opening is Opening.OPENED:
+            log.info("opened partition %s into epoch %s", self._partition, epoch + 1)
+        else:
+            self._say(f"partition {self._partition} stays closed: {opening}", logging.CRITICAL)
+
+    def _say(self, text: str, level: int) -> None:
+        """Log, but the same word at most once a minute."""
+        last, said_at = self._last_word
+        mono_s = time.monotonic()
+        if text != last or mono_s - said_at > REPEAT_WORD_S:
+            log.log(level, "%s", text)
+            self._last_word = (text, mono_s)

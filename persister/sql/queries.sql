@@ -1,0 +1,76 @@
+-- Every query of the ledger under a name (persister/database.py reads this file).
+
+-- name: lock_partition
+SELECT pg_try_advisory_lock(1215193670, %(partition)s)
+
+-- name: position
+SELECT epoch, seq, stopped FROM positions WHERE partition = %(partition)s
+
+-- name: position_for_update
+SELECT epoch, seq, stopped FROM positions WHERE partition = %(partition)s FOR UPDATE
+
+-- name: positions
+SELECT partition, epoch, seq, stopped, updated_at FROM positions ORDER BY partition
+
+-- name: move_position
+INSERT INTO positions (partition, epoch, seq) VALUES (%(partition)s, %(epoch)s, %(seq)s)
+ON CONFLICT ON CONSTRAINT positions_identity
+DO UPDATE SET epoch = EXCLUDED.epoch, seq = EXCLUDED.seq, stopped = NULL, updated_at = now()
+
+-- name: stop_partition
+INSERT INTO positions (partition, epoch, seq, stopped) VALUES (%(partition)s, 0, 0, %(why)s)
+ON CONFLICT ON CONSTRAINT positions_identity
+DO UPDATE SET stopped = EXCLUDED.stopped, updated_at = now()
+
+-- name: known_events
+SELECT epoch, seq, body::text FROM events
+WHERE partition = %(partition)s AND seq BETWEEN %(first)s AND %(last)s
+
+-- name: copy_events
+COPY events (partition, epoch, seq, type, occurred_at, body) FROM STDIN
+
+-- name: copy_movements
+COPY movements (partition, epoch, seq, line, type, sku, location, quantity, on_hand_delta,
+  held_delta, quarantined_delta, reservation_id, order_id, customer_id, reference, reason,
+  occurred_at) FROM STDIN
+
+-- name: add_to_balances
+INSERT INTO balances (partition, sku, location, on_hand, held, quarantined, seq)
+SELECT %(partition)s, * FROM unnest(%(skus)s::text[], %(locations)s::text[], %(on_hand)s::bigint[],
+  %(held)s::bigint[], %(quarantined)s::bigint[], %(seqs)s::bigint[])
+ON CONFLICT ON CONSTRAINT balances_identity
+DO UPDATE SET on_hand = balances.on_hand + EXCLUDED.on_hand,
+  held = balances.held + EXCLUDED.held,
+  quarantined = balances.quarantined + EXCLUDED.quarantined,
+  seq = EXCLUDED.seq
+
+-- name: balances_of
+SELECT b.sku, b.location, b.on_hand, b.held, b.quarantined, b.seq
+FROM balances b
+JOIN unnest(%(skus)s::text[], %(locations)s::text[]) AS asked (sku, location)
+  USING (sku, location)
+WHERE b.partition = %(partition)s
+
+-- name: all_balances
+SELECT sku, location FROM balances
+WHERE partition = %(partition)s AND (sku, location) > (%(sku)s, %(location)s)
+ORDER BY sku, location LIMIT %(limit)s
+
+-- name: above_seq
+SELECT coalesce(sum(on_hand_delta), 0)::bigint, coalesce(sum(held_delta), 0)::bigint,
+  coalesce(sum(quarantined_delta), 0)::bigint
+FROM movements
+WHERE partition = %(partition)s AND sku = %(sku)s AND location = %(location)s
+  AND seq > %(above)s AND seq <= %(up_to)s
+
+-- name: audit_trail
+SELECT partition, epoch, seq, line, type, sku, location, quantity, on_hand_delta, held_delta,
+  quarantined_delta, reservation_id, order_id, reference, reason, occurred_at
+FROM movements
+WHERE (partition, epoch, seq, line) > (%(partition)s, %(epoch)s, %(seq)s, %(line)s)
+  AND (%(sku)s::text IS NULL OR sku = %(sku)s)
+  AND (%(location)s::text IS NULL OR location = %(location)s)
+  AND (%(reservation_id)s::text IS NULL OR reservation_id = %(reservation_id)s)
+  AND (%(order_id)s::text IS NULL OR order_id = %(order_id)s)
+ORDER BY partition, epoch, seq, line
+LIMIT %(limit)s
