@@ -302,8 +302,8 @@ def _log_to_stderr() -> None:
     logging.Formatter.converter = time.gmtime
 
 
-def main() -> None:
-    """Entry point: no traceback ever reaches a user for what can go wrong around us."""
+def run() -> None:
+    """Run the command line: no traceback ever reaches a user for what can go wrong around us."""
     try:
         cli(standalone_mode=True)
     except (HoldfastError, ServerError, orders.OrderFileError, replay.ReplayError) as error:
@@ -315,4 +315,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run()

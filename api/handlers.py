@@ -6,7 +6,6 @@ import re
 from typing import Any
 
 import msgspec
-import orjson
 from redis.exceptions import RedisError
 
 from api import schema
@@ -88,16 +87,15 @@ def reply_of(command: Command, outcome: Outcome) -> Reply:
     status = HTTP_STATUS[_http_operation(command)][outcome.status]
     if status < 300:
         if isinstance(command, Movement):
-            content = schema.movement_out(command, outcome)
+            content: Any = schema.movement_out(command, outcome)
         elif outcome.reservation is not None:
             content = schema.reservation_out(outcome.reservation)
         else:
             return refuse("internal_error", "the reservation's record can't be read")
-        headers = (_REPLAYED,) if outcome.replayed else ()
-        return Reply(status, orjson.dumps(content), headers)
+        return json_reply(status, content, *((_REPLAYED,) if outcome.replayed else ()))
     members: dict[str, Any] = {}
     if outcome.shortages:
-        members["lines"] = schema.shortages_out(outcome)
+        members["lines"] = outcome.shortages
     if outcome.reservation is not None:
         members["reservation"] = schema.reservation_out(outcome.reservation)
     return refuse(outcome.status, outcome.detail, status=status, **members)
@@ -194,7 +192,7 @@ def _result(command: Command, outcome: Outcome) -> dict[str, Any]:
     if outcome.reservation is not None:
         result["reservation"] = schema.reservation_out(outcome.reservation)
     elif outcome.shortages:
-        result["lines"] = schema.shortages_out(outcome)
+        result["lines"] = outcome.shortages
     elif outcome.applied is not None and isinstance(command, Movement):
         result["movement"] = schema.movement_out(command, outcome)
     if outcome.detail:

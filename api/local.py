@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from api.address import is_loopback
+from api.address import check_exposure
 from api.servers import ServerError
 from api.stack import Options, Stack
 from api.supervisor import State, read_state
@@ -71,8 +71,4 @@ def up(options: Options, environ: Mapping[str, str]) -> int:
 def _check(options: Options) -> None:
     if options.workers < 1:
         raise ServerError(f"--workers {options.workers}: at least 1 is needed")
-    if not options.allow_unauthenticated and not is_loopback(options.host):
-        raise ServerError(
-            f"--host {options.host} can be reached by other machines and no keys are configured: "
-            "listen on 127.0.0.1, or add --allow-unauthenticated if that is what you want"
-        )
+    check_exposure(options.host, options.allow_unauthenticated)

@@ -12,6 +12,7 @@ from redis.retry import Retry
 from api.servers import ServerError
 
 _TIMEOUT_S = 3.0
+_READY_TIMEOUT_S = 1.0  # asked again and again, while somebody also has to watch the children
 
 
 def probe_redis(url: str) -> str:
@@ -41,12 +42,12 @@ def probe_postgres(url: str) -> str:
     return f"{version} at {_place(url)}"
 
 
-def call(base_url: str, method: str, path: str, body: object = None) -> tuple[int, str]:
+def call(
+    base_url: str, method: str, path: str, body: object = None, *, timeout_s: float = _TIMEOUT_S
+) -> tuple[int, str]:
     """HTTP status and body of one call; OSError or HTTPException where no answer came."""
     address = urlsplit(base_url)
-    connection = http.client.HTTPConnection(
-        address.hostname or "", address.port, timeout=_TIMEOUT_S
-    )
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=timeout_s)
     try:
         content = None if body is None else json.dumps(body).encode()
         headers = {} if content is None else {"Content-Type": "application/json"}
@@ -60,7 +61,7 @@ def call(base_url: str, method: str, path: str, body: object = None) -> tuple[in
 def readiness(base_url: str) -> str | None:
     """None when the service says it is ready, else in a few words why it isn't."""
     try:
-        status, body = call(base_url, "GET", "/health/ready")
+        status, body = call(base_url, "GET", "/health/ready", timeout_s=_READY_TIMEOUT_S)
     except (OSError, http.client.HTTPException) as error:
         return f"/health/ready gives no answer ({error})"
     return None if status == 200 else f"/health/ready says {status} {' '.join(body.split())[:300]}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-import orjson
 
 from engine.statuses import Status
 
@@ -119,6 +118,7 @@ PROBLEMS: dict[str, tuple[int, str, str]] = {
 }
 
 RETRY_AFTER_S = 1
+_to_json = msgspec.json.Encoder().encode
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -131,7 +131,7 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 def json_reply(status: int, content: Any, *headers: tuple[bytes, bytes]) -> Reply:
-    return Reply(status, orjson.dumps(content), headers)
+    return Reply(status, _to_json(content), headers)
 
 
 class Problem(Exception):
@@ -170,4 +170,4 @@ def refuse(
         "code": str(code),
         **members,
     }
-    return Reply(status, orjson.dumps(content), headers, b"application/problem+json")
+    return Reply(status, _to_json(content), headers, b"application/problem+json")

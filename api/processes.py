@@ -7,6 +7,7 @@ gone, however it went; elsewhere the next start ends what was left (by pid and s
 
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -154,8 +155,11 @@ class Child(ABC):
             self.process.kill()
             self.process.wait()
 
-    def last_words(self) -> str:
-        """How the process ended, with the last line it wrote to its log since its launch."""
+    def last_words(self, telling: str = "") -> str:
+        """How the process ended, with the last line it wrote to its log since its launch.
+
+        Rather with the last one that matches the pattern `telling`, if there is one.
+        """
         code = None if self.process is None else self.process.poll()
         if code is None:
             ending = "still running"
@@ -163,7 +167,7 @@ class Child(ABC):
             ending = f"killed by {signal_name(-code)}"
         else:
             ending = f"exit code {code}"
-        line = last_line(self.log, self._log_start)
+        line = last_line(self.log, self._log_start, telling)
         return f"{ending}: {line}" if line else ending
 
     def _spawn(
@@ -242,8 +246,11 @@ def _end_with_parent(stop_signal: signal.Signals) -> Callable[[], None] | None:
     return in_child
 
 
-def last_line(log: Path, start: int = 0) -> str:
-    """The last line of a log that isn't empty, looking no further back than `start` bytes."""
+def last_line(log: Path, start: int = 0, telling: str = "") -> str:
+    """The last line of a log that isn't empty, looking no further back than `start` bytes.
+
+    One that matches the pattern `telling` goes before a later one that doesn't.
+    """
     try:
         with log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -251,7 +258,8 @@ def last_line(log: Path, start: int = 0) -> str:
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return ""
-    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
+    filled = [line.strip()[:300] for line in reversed(lines) if line.strip()]
+    return next((line for line in filled if re.search(telling, line)), filled[0] if filled else "")
 
 
 def signal_name(number: int) -> str:

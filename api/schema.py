@@ -23,10 +23,12 @@ from engine.model import (
     Outcome,
     Release,
     Reservation,
+    ReservationLine,
     Reserve,
     StockRecord,
 )
 from engine.reservations import add_up
+from engine.statuses import State
 
 Id = Annotated[str, Meta(pattern=ID_PATTERN, min_length=1, max_length=64)]
 Text = Annotated[str, Meta(pattern=TEXT_PATTERN, min_length=1, max_length=128)]
@@ -194,37 +196,28 @@ def rfc3339(ms: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{ms % 1000:03}Z"
 
 
-def reservation_out(r: Reservation) -> dict[str, Any]:
-    return {
-        "reservation_id": r.reservation_id,
-        "order_id": r.order_id,
-        "customer_id": r.customer_id,
-        "status": r.status,
-        "lines": [
-            {
-                "sku": line.sku,
-                "location": line.location,
-                "quantity": line.quantity,
-                "confirmed": line.confirmed,
-                "released": line.released,
-            }
-            for line in r.lines
-        ],
-        "created_at": rfc3339(r.created_ms),
-        "expires_at": rfc3339(r.expires_ms),
-    }
+class ReservationOut(msgspec.Struct, frozen=True):
+    """A reservation as JSON; its lines are the engine's own."""
+
+    reservation_id: str
+    order_id: str
+    customer_id: str | None
+    status: State
+    lines: tuple[ReservationLine, ...]
+    created_at: str
+    expires_at: str
 
 
-def shortages_out(outcome: Outcome) -> list[dict[str, Any]]:
-    return [
-        {
-            "sku": short.sku,
-            "location": short.location,
-            "requested": short.requested,
-            "available": short.available,
-        }
-        for short in outcome.shortages
-    ]
+def reservation_out(r: Reservation) -> ReservationOut:
+    return ReservationOut(
+        r.reservation_id,
+        r.order_id,
+        r.customer_id,
+        r.status,
+        r.lines,
+        rfc3339(r.created_ms),
+        rfc3339(r.expires_ms),
+    )
 
 
 def _record_out(record: StockRecord) -> dict[str, Any]:

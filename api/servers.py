@@ -77,6 +77,8 @@ def port_is_free(port: int) -> bool:
 class Server(Child):
     """A server with a port and a directory of its own."""
 
+    telling = ""  # what the line of its log looks like that says why it could not start
+
     def __init__(self, name: str, directory: Path, port: int, log: Path | None) -> None:
         self.directory = directory.resolve()
         super().__init__(name, (log or self.directory / f"{name}.log").resolve())
@@ -93,7 +95,8 @@ class Server(Child):
     def is_ready(self) -> bool:
         """Whether it serves clients now. ServerError with its last log line if it has ended."""
         if not self.running():
-            raise ServerError(f"{self.name} did not start: {self.last_words()} (log: {self.log})")
+            why = self.last_words(self.telling)
+            raise ServerError(f"{self.name} did not start: {why} (log: {self.log})")
         return self.answers()
 
     def start(self) -> None:
@@ -153,6 +156,8 @@ class RedisServer(Server):
             "save": "",
             "maxmemory": str(self.maxmemory_bytes),
             "maxmemory-policy": "noeviction",
+            # A rewrite takes a core for seconds, in the middle of a sale if it comes at 64 MB.
+            "auto-aof-rewrite-min-size": "1gb",
         }
         arguments = [part for key, value in settings.items() for part in (f"--{key}", value)]
         self._spawn([str(self.binary.path), *arguments])
@@ -177,6 +182,7 @@ class PostgresServer(Server):
 
     stop_signal = signal.SIGINT  # fast shutdown: ends sessions, writes a checkpoint
     stop_timeout_s = 60.0
+    telling = r"FATAL|PANIC|error:"
 
     def __init__(self, directory: Path, *, port: int = 0, log: Path | None = None) -> None:
         super().__init__("postgresql", directory, port, log)
@@ -257,7 +263,8 @@ class PostgresServer(Server):
         )
         if initdb.wait() != 0:
             raise ServerError(
-                f"PostgreSQL could not set up {self.data}: {last_line(self.log)} (log: {self.log})"
+                f"PostgreSQL could not set up {self.data}: "
+                f"{last_line(self.log, telling=self.telling)} (log: {self.log})"
             )
         fresh.rename(self.data)
 

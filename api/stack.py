@@ -140,7 +140,7 @@ class Stack:
             f"data in {server.directory}"
         )
         if binary.version < RECOMMENDED_REDIS:
-            self._lines.append(f"{'':<11} Redis 7.0 or newer is recommended: {INSTALL_REDIS}")
+            self._lines.append(f"{'':<11} it works, but better {INSTALL_REDIS}")
         return server.url
 
     def _start_postgres(self, port: int) -> str:

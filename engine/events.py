@@ -16,18 +16,18 @@ VERSION = 1
 
 
 class Reserved(msgspec.Struct, frozen=True, array_like=True, tag="reserve"):
-    seq: int
     at_ms: int
-    reservation_id: str
     deadline_ms: int
+    seq: int
+    reservation_id: str
     body: Body
 
 
 class Extended(msgspec.Struct, frozen=True, array_like=True, tag="extend"):
-    seq: int
     at_ms: int
-    reservation_id: str
     deadline_ms: int
+    seq: int
+    reservation_id: str
     body: Body
 
 

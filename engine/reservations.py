@@ -114,18 +114,19 @@ def encode_reserve(command: Reserve) -> object:
     lines = add_up(command.lines)
     if not 1 <= len(lines) <= LINES_MAX:
         raise ValueError(f"a reservation has {len(lines)} lines; it must have 1 to {LINES_MAX}")
-    customer_id = command.customer_id or ""
+    order_id, customer_id = command.order_id, command.customer_id or ""
     triples = flat(lines)
-    same = flat(sorted(lines, key=_line_key))
-    body = (
-        command.order_id,
-        customer_id,
-        fingerprint(command.order_id, customer_id, same),
+    in_order = triples if len(lines) == 1 else flat(sorted(lines, key=_line_key))
+    body = (order_id, customer_id, fingerprint(order_id, customer_id, in_order), triples)
+    wire = (
+        command.reservation_id,
+        _check_ttl(command.ttl_ms),
         triples,
+        _as_string(_encode(body)),
     )
-    wire = (command.reservation_id, _check_ttl(command.ttl_ms), _as_string(_encode(body)))
-    if any(line.candidates for line in lines):
-        return (*wire, [line.candidates for line in lines])
+    for line in lines:
+        if line.candidates:
+            return (*wire, [line.candidates for line in lines])
     return wire
 
 

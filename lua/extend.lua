@@ -53,7 +53,7 @@ local function decide(command)
   redis.call('SET', r.key, value)
   local due = due_lists[deadline] or {}
   due_lists[deadline], due[#due + 1] = due, id
-  emit('\150' .. cmsgpack.pack('extend', seq, head.now, id, deadline) .. r.body_bytes)
+  emit('\150', cmsgpack.pack('extend', head.now, deadline, seq, id), r.body_bytes)
   return {'extended', value}
 end
 

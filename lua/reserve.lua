@@ -5,9 +5,9 @@
 -- KEYS  1 head      hash    epoch, seq, run_id, last_ms
 --       2 deadlines zset    the deadlines that have reservations, in ms
 --       3 outbox    stream  one entry a call, id epoch-seq
--- ARGV  1 commands  msgpack [[reservation_id, ttl_ms, body, candidates?], …]; body is the msgpack of
---                   {order_id, customer_id or '', fingerprint, lines}, lines flat: sku, location
---                   or '', quantity; candidates: a list of locations a line, in order of preference
+-- ARGV  1 commands  msgpack [[reservation_id, ttl_ms, lines, body, candidates?], …]; lines flat: sku,
+--                   location or '', quantity; body: lua/lib/reservation.lua, with the same lines;
+--                   candidates: a list of locations a line, in order of preference
 --       2 retention_ms  how long an ended reservation is kept
 -- RETURNS {now_ms, answers, damaged keys}, an answer a command, in order:
 --         reserved (a word, or {reserved, value} where sourcing chose the locations) |
@@ -30,8 +30,7 @@ if not is_open() then
 end
 
 for _, command in ipairs(commands) do
-  command.body = cmsgpack.unpack(command[3])
-  local lines = command.body[4]
+  local lines = command[3]
   for i = 3, #lines, 3 do
     if not (is_count(lines[i]) and lines[i] >= 1 and lines[i] <= QUANTITY_MAX) then
       return redis.error_reply('ERR quantity ' .. tostring(lines[i]) .. ' is not in 1..1000000')
@@ -49,20 +48,35 @@ local function replay(command)
   if r == nil then
     return nil
   end
-  if r and r.body[3] == command.body[3] then
+  if r and r.body[3] == cmsgpack.unpack(command[4])[3] then
     return {'already_reserved', r.value}
   end
   return {'reservation_mismatch'}
 end
 
--- Write the reservation; nil (and nothing written) where the id is taken.
-local function hold(command, takes)
-  local id, seq, body, body_bytes = command[1], head.seq + 1, command.body, command[3]
-  if command.sourced then
-    body_bytes = cmsgpack.pack({body[1], body[2], body[3], merged(takes)})
+-- Holds made by this call with one deadline share its list and the bytes that are the same in all.
+local deadlines = {}
+local function deadline_after(ttl_ms)
+  local deadline = math.ceil((head.now + ttl_ms) / 100) * 100
+  local shared = deadlines[deadline]
+  if not shared then
+    shared = {ids = {}, value = cmsgpack.pack(HELD, head.now, deadline),
+      event = '\150' .. cmsgpack.pack('reserve', head.now, deadline)}
+    deadlines[deadline], due_lists[deadline] = shared, shared.ids
   end
-  local deadline = math.ceil((head.now + command[2]) / 100) * 100
-  local value = pack_reservation(HELD, head.now, deadline, seq, nil, body_bytes)
+  return shared
+end
+
+-- Write the reservation; nil (and nothing written) where the id is taken.
+local function write_hold(command, takes)
+  local id, body = command[1], command[4]
+  if command.sourced then
+    local parts = cmsgpack.unpack(body)
+    body = cmsgpack.pack({parts[1], parts[2], parts[3], merged(takes)})
+  end
+  local deadline, seq = deadline_after(command[2]), head.seq + 1
+  local packed_seq = cmsgpack.pack(seq)
+  local value = deadline.value .. packed_seq .. NO_PARTS .. body
   begin_writes()
   if not redis.call('SET', reservation_key(id), value, 'NX') then
     undo(takes)
@@ -72,17 +86,16 @@ local function hold(command, takes)
   for i = 1, #takes, 2 do
     touch(takes[i], seq)
   end
-  local due = due_lists[deadline] or {}
-  due_lists[deadline], due[#due + 1] = due, id
-  emit('\150' .. cmsgpack.pack('reserve', seq, head.now, id, deadline) .. body_bytes)
+  deadline.ids[#deadline.ids + 1] = id
+  emit(deadline.event, packed_seq, cmsgpack.pack(id), body)
   lines_held = lines_held + #takes / 2
   return command.sourced and {'reserved', value} or 'reserved'
 end
 
 local function decide(command)
   while true do
-    local takes, short, unknown_sku = source(command.body[4], command[4])
-    local answer = takes and hold(command, takes) or replay(command)
+    local takes, short, unknown_sku = source(command[3], command[5])
+    local answer = takes and write_hold(command, takes) or replay(command)
     if answer then
       return answer
     elseif unknown_sku then

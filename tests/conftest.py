@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NoReturn
 
 import psycopg
@@ -70,15 +71,19 @@ def redis(redis_server: RedisServer) -> Iterator[Redis]:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    """A PostgreSQL shared by the session; see ``postgres_url`` for an empty database."""
-    server = PostgresServer(tmp_path_factory.mktemp("postgres"))
-    try:
-        server.start()
-    except ServerError as error:
-        _missing(f"PostgreSQL ({error})")
-    yield server
-    server.stop()
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL shared by the session; see ``postgres_url`` for an empty database.
+
+    Not below pytest's own directory: for root that is closed to the user PostgreSQL runs as.
+    """
+    with TemporaryDirectory(prefix="holdfast-postgres-") as directory:
+        try:
+            server = PostgresServer(Path(directory))
+            server.start()
+        except ServerError as error:
+            _missing(f"PostgreSQL ({error})")
+        yield server
+        server.stop()
 
 
 @pytest.fixture

@@ -57,5 +57,6 @@ end
 
 local function apply(s, on_hand, quarantined, seq)
   s.on_hand, s.quarantined, s.moved = s.on_hand + on_hand, s.quarantined + quarantined, true
+  s.available = s.available + on_hand - quarantined
   touch(s, seq)
 end

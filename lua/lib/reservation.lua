@@ -6,6 +6,7 @@
 --- @include damage.lua
 --- @include keys.lua
 local HELD, CONFIRMED, RELEASED, EXPIRED = 0, 1, 2, 3
+local NO_PARTS = cmsgpack.pack(nil)
 local ENDED_STATUS = {[CONFIRMED] = 'already_confirmed', [RELEASED] = 'already_released',
   [EXPIRED] = 'reservation_expired'}
 
@@ -13,37 +14,31 @@ local function is_count(n)
   return type(n) == 'number' and n >= 0 and n % 1 == 0
 end
 
-local function readable(r)
+local function readable(r, lines)
   if not (is_count(r.state) and r.state <= EXPIRED and is_count(r.created) and is_count(r.deadline)
-      and type(r.body) == 'table' and type(r.body[3]) == 'string'
-      and type(r.body[4]) == 'table' and #r.body[4] > 0 and #r.body[4] % 3 == 0) then
+      and type(r.body[3]) == 'string' and #lines > 0 and #lines % 3 == 0) then
     return false
   end
-  local lines = r.body[4]
   for i = 1, #lines, 3 do
     if type(lines[i]) ~= 'string' or type(lines[i + 1]) ~= 'string' or not is_count(lines[i + 2]) then
       return false
     end
-    if r.parts then
-      local at = (i - 1) / 3 * 2
-      if not (is_count(r.parts[at + 1]) and is_count(r.parts[at + 2])) then
-        return false
-      end
+  end
+  for i = 1, r.parts and #lines / 3 * 2 or 0 do
+    if not is_count(r.parts[i]) then
+      return false
     end
   end
   return true
 end
 
+-- Raises where the bytes are not a reservation's (see read_reservation).
 local function unpack_reservation(value)
-  local r = {value = value}
-  local offset
+  local r, offset = {value = value}, nil
   offset, r.state, r.created, r.deadline, r.seq, r.parts = cmsgpack.unpack_limit(value, 5)
   r.body_bytes = string.sub(value, offset + 1)
   r.body = cmsgpack.unpack(r.body_bytes)
-  if r.parts ~= nil and type(r.parts) ~= 'table' then
-    error('parts')
-  end
-  return readable(r) and r or error('fields')
+  return readable(r, r.body[4]) and r or error('not a reservation')
 end
 
 -- The reservation; nil where there is none; false where it can't be read (and that is told).

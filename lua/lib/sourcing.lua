@@ -4,9 +4,8 @@
 local locations_of = {}
 
 local function by_most_available(a, b)
-  local more, less = available(a), available(b)
-  if more ~= less then
-    return more > less
+  if a.available ~= b.available then
+    return a.available > b.available
   end
   return a.location < b.location
 end
@@ -46,26 +45,29 @@ local function candidates(sku, given)
   return records
 end
 
--- One location where any can fill the line, else split. Appends to `takes` {record, quantity, …};
--- answers what is there in all where that is short.
+local function take_from(s, quantity, takes)
+  hold(s, quantity)
+  takes[#takes + 1] = s
+  takes[#takes + 1] = quantity
+end
+
+-- One location where any can fill the line, else split. Answers what is there in all where that is
+-- short, and then takes nothing.
 local function source_line(sku, quantity, given, takes)
   local records, sum = candidates(sku, given), 0
   for _, s in ipairs(records) do
-    if available(s) >= quantity then
-      s.held = s.held + quantity
-      takes[#takes + 1], takes[#takes + 2] = s, quantity
-      return nil
+    if s.available >= quantity then
+      return take_from(s, quantity, takes)
     end
-    sum = sum + math.max(available(s), 0)
+    sum = sum + math.max(s.available, 0)
   end
   if sum < quantity then
     return sum
   end
   for _, s in ipairs(records) do
-    local part = math.min(math.max(available(s), 0), quantity)
+    local part = math.min(math.max(s.available, 0), quantity)
     if part > 0 then
-      s.held = s.held + part
-      takes[#takes + 1], takes[#takes + 2] = s, part
+      take_from(s, part, takes)
       quantity = quantity - part
     end
   end
@@ -73,41 +75,34 @@ end
 
 local function undo(takes)
   for i = 1, #takes, 2 do
-    takes[i].held = takes[i].held - takes[i + 1]
+    hold(takes[i], -takes[i + 1])
   end
 end
 
 -- Hold all lines (flat: sku, location or '', quantity) in the records in memory. Answers what was
--- taken, or nil and the short lines (flat: sku, location or '', requested, available), or nil, nil
--- and a sku that no movement has ever named.
+-- taken (flat: record, quantity); else nil and the short lines ({sku, location or '', requested,
+-- available}, …), or nil, nil and a sku that no movement has ever named: then nothing is taken.
 local function source(lines, given)
-  local takes, short = {}, {}
-  local function unknown(sku)
-    return #locations(sku) == 0
+  local takes, short, anywhere = {}, {}, false
+  for i = 1, #lines, 3 do
+    local sku, location, quantity = lines[i], lines[i + 1], lines[i + 2]
+    local s = location ~= '' and stock(sku, location)
+    if s and s.available >= quantity then
+      take_from(s, quantity, takes)
+    elseif not s and #locations(sku) == 0 then
+      undo(takes)
+      return nil, nil, sku
+    elseif location == '' then
+      anywhere = true
+    else
+      short[#short + 1] = {sku, location, quantity, s and math.max(s.available, 0) or 0}
+    end
   end
-  for pass = 1, 2 do
-    for i = 1, #lines, 3 do
-      local sku, location, quantity = lines[i], lines[i + 1], lines[i + 2]
-      if pass == 1 and location ~= '' then
-        local s = stock(sku, location)
-        if s and available(s) >= quantity then
-          s.held = s.held + quantity
-          takes[#takes + 1], takes[#takes + 2] = s, quantity
-        elseif not s and unknown(sku) then
-          undo(takes)
-          return nil, nil, sku
-        else
-          short[#short + 1] = {sku, location, quantity, s and math.max(available(s), 0) or 0}
-        end
-      elseif pass == 2 and location == '' then
-        if unknown(sku) then
-          undo(takes)
-          return nil, nil, sku
-        end
-        local sum = source_line(sku, quantity, given and given[(i + 2) / 3], takes)
-        if sum then
-          short[#short + 1] = {sku, '', quantity, sum}
-        end
+  for i = 1, anywhere and #lines or 0, 3 do
+    if lines[i + 1] == '' then
+      local sum = source_line(lines[i], lines[i + 2], given and given[(i + 2) / 3], takes)
+      if sum then
+        short[#short + 1] = {lines[i], '', lines[i + 2], sum}
       end
     end
   end

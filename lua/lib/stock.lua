@@ -1,5 +1,5 @@
 -- Stock records, read once a call and written once a call.
--- A record is {key, sku, location, on_hand, held, quarantined, safety_stock, seq}; `false` where
+-- A record is {key, sku, location, on_hand, held, quarantined, safety_stock, available, seq}; `false` where
 -- none exists (ask with stock(), make with create_stock()). One that can't be read offers nothing (`damaged`) and is never written.
 --- @include damage.lua
 --- @include keys.lua
@@ -18,7 +18,9 @@ local function read_stock(sku, location)
   s.quarantined, s.safety_stock = whole(fields[3]), whole(fields[4])
   if not (s.on_hand and s.held and s.quarantined and s.safety_stock) then
     tell_damaged(key)
-    s.damaged = true
+    s.damaged, s.available = true, 0
+  else
+    s.available = s.on_hand - s.held - s.quarantined - s.safety_stock
   end
   return s
 end
@@ -37,11 +39,8 @@ local function stock(sku, location)
   return s
 end
 
-local function available(s)
-  if s.damaged then
-    return 0
-  end
-  return s.on_hand - s.held - s.quarantined - s.safety_stock
+local function hold(s, quantity)
+  s.held, s.available = s.held + quantity, s.available - quantity
 end
 
 local function touch(s, seq)
@@ -61,10 +60,10 @@ local function take_off(sku, location, quantity, off_on_hand, seq)
   if s.damaged then
     return
   end
-  s.held = s.held - quantity
   if off_on_hand then
-    s.on_hand = s.on_hand - quantity
-    s.moved = true
+    s.held, s.on_hand, s.moved = s.held - quantity, s.on_hand - quantity, true
+  else
+    hold(s, -quantity)
   end
   touch(s, seq)
 end
@@ -72,7 +71,7 @@ end
 -- A record for a sku at a location that never had it; written by write_stocks once it is touched.
 local function create_stock(sku, location)
   local s = {key = stock_key(sku, location), sku = sku, location = location, created = true,
-    on_hand = 0, held = 0, quarantined = 0, safety_stock = 0}
+    on_hand = 0, held = 0, quarantined = 0, safety_stock = 0, available = 0}
   stocks[sku][location] = s
   return s
 end
