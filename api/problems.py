@@ -17,12 +17,11 @@ _EVERYWHERE = {
 }
 _CHANGES = _EVERYWHERE | {
     Status.UNKNOWN_RESERVATION: 404,
-    Status.REQUEST_MISMATCH: 422,
     Status.ALREADY_CONFIRMED: 409,
     Status.ALREADY_RELEASED: 409,
     Status.RESERVATION_EXPIRED: 409,
-    Status.EXCEEDS_RESERVATION: 409,
 }
+_PARTS = _CHANGES | {Status.REQUEST_MISMATCH: 422, Status.EXCEEDS_RESERVATION: 409}
 HTTP_STATUS: dict[str, dict[Status, int]] = {
     "reserve": _EVERYWHERE
     | {
@@ -37,8 +36,8 @@ HTTP_STATUS: dict[str, dict[Status, int]] = {
     "release": _CHANGES
     | {Status.ALREADY_RELEASED: 200, Status.RESERVATION_EXPIRED: 200, Status.RELEASED: 200},
     # With lines: a new part of a reservation that has ended is refused.
-    "confirm part": _CHANGES | {Status.CONFIRMED: 200},
-    "release part": _CHANGES | {Status.RELEASED: 200},
+    "confirm part": _PARTS | {Status.CONFIRMED: 200},
+    "release part": _PARTS | {Status.RELEASED: 200},
     "extend": _CHANGES | {Status.LIFETIME_EXCEEDED: 409, Status.EXTENDED: 200},
     "reservation": _EVERYWHERE | {Status.UNKNOWN_RESERVATION: 404, Status.FOUND: 200},
     "stock": _EVERYWHERE | {Status.UNKNOWN_SKU: 404, Status.FOUND: 200},

@@ -26,5 +26,5 @@ end
 
 check_wanted(commands)
 return finish(decide_each(commands, function(command)
-  return settle('confirm', command, retention_ms, lifetime_max_ms)
+  return settle('confirm', 'confirmed', command, retention_ms, lifetime_max_ms)
 end, function() return lines_taken end))

@@ -14,10 +14,10 @@
 --- @include lib/writes_unless_full.lua
 --- @include lib/batch.lua
 --- @include lib/due.lua
+--- @include lib/ended.lua
 --- @include lib/finish.lua
---- @include lib/reservation.lua
 local commands, lifetime_max_ms = cmsgpack.unpack(ARGV[1]), tonumber(ARGV[2])
-local due_lists, lines_seen = {}, 0
+local lines_seen = 0
 
 if not is_open() then
   return 'partition_closed'
@@ -51,12 +51,11 @@ local function decide(command)
   local value = pack_reservation(HELD, r.created, deadline, seq, r.parts, r.body_bytes)
   begin_writes()
   redis.call('SET', r.key, value)
-  local due = due_lists[deadline] or {}
-  due_lists[deadline], due[#due + 1] = due, id
+  add_due(deadline, id)
   emit('\150', cmsgpack.pack('extend', head.now, deadline, seq, id), r.body_bytes)
   return {'extended', value}
 end
 
 local answers = decide_each(commands, decide, function() return lines_seen end)
-write_due_lists(due_lists)
+write_due_lists()
 return finish(answers)

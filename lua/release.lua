@@ -26,5 +26,5 @@ end
 
 check_wanted(commands)
 return finish(decide_each(commands, function(command)
-  return settle('release', command, retention_ms, lifetime_max_ms)
+  return settle('release', 'released', command, retention_ms, lifetime_max_ms)
 end, function() return lines_taken end))

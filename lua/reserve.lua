@@ -16,14 +16,13 @@
 --         partition_closed for the whole call (engine/statuses.py)
 --- @include lib/writes_unless_full.lua
 --- @include lib/batch.lua
---- @include lib/due.lua
 --- @include lib/finish.lua
+--- @include lib/hold.lua
 --- @include lib/sourcing.lua
 --- @include lib/take_back.lua
 local commands, retention_ms = cmsgpack.unpack(ARGV[1]), tonumber(ARGV[2])
 local TAKE_BACK_MAX, QUANTITY_MAX = 500, 1000000
-local looked_at, lines_held = 0, 0
-local due_lists = {}
+local looked_at = 0
 
 if not is_open() then
   return 'partition_closed'
@@ -54,44 +53,6 @@ local function replay(command)
   return {'reservation_mismatch'}
 end
 
--- Holds made by this call with one deadline share its list and the bytes that are the same in all.
-local deadlines = {}
-local function deadline_after(ttl_ms)
-  local deadline = math.ceil((head.now + ttl_ms) / 100) * 100
-  local shared = deadlines[deadline]
-  if not shared then
-    shared = {ids = {}, value = cmsgpack.pack(HELD, head.now, deadline),
-      event = '\150' .. cmsgpack.pack('reserve', head.now, deadline)}
-    deadlines[deadline], due_lists[deadline] = shared, shared.ids
-  end
-  return shared
-end
-
--- Write the reservation; nil (and nothing written) where the id is taken.
-local function write_hold(command, takes)
-  local id, body = command[1], command[4]
-  if command.sourced then
-    local parts = cmsgpack.unpack(body)
-    body = cmsgpack.pack({parts[1], parts[2], parts[3], merged(takes)})
-  end
-  local deadline, seq = deadline_after(command[2]), head.seq + 1
-  local packed_seq = cmsgpack.pack(seq)
-  local value = deadline.value .. packed_seq .. NO_PARTS .. body
-  begin_writes()
-  if not redis.call('SET', reservation_key(id), value, 'NX') then
-    undo(takes)
-    return nil
-  end
-  head.seq = seq
-  for i = 1, #takes, 2 do
-    touch(takes[i], seq)
-  end
-  deadline.ids[#deadline.ids + 1] = id
-  emit(deadline.event, packed_seq, cmsgpack.pack(id), body)
-  lines_held = lines_held + #takes / 2
-  return command.sourced and {'reserved', value} or 'reserved'
-end
-
 local function decide(command)
   while true do
     local takes, short, unknown_sku = source(command[3], command[5])
@@ -110,5 +71,5 @@ local function decide(command)
 end
 
 local answers = decide_each(commands, decide, function() return lines_held + lines_taken end)
-write_due_lists(due_lists)
+write_due_lists()
 return finish(answers)

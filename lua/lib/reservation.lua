@@ -7,8 +7,6 @@
 --- @include keys.lua
 local HELD, CONFIRMED, RELEASED, EXPIRED = 0, 1, 2, 3
 local NO_PARTS = cmsgpack.pack(nil)
-local ENDED_STATUS = {[CONFIRMED] = 'already_confirmed', [RELEASED] = 'already_released',
-  [EXPIRED] = 'reservation_expired'}
 
 local function is_count(n)
   return type(n) == 'number' and n >= 0 and n % 1 == 0

@@ -1,8 +1,9 @@
--- Confirm and release, which differ in one word: each command is
+-- Confirm and release, which differ in what take.lua does and in the word of success: each command is
 -- {reservation_id, request_id or '', fingerprint of the part or '', wanted}; `wanted` is flat (sku,
 -- location or '', quantity, …) and empty for all that is left.
+--- @include ended.lua
+--- @include part.lua
 --- @include take.lua
-local SUCCESS = {confirm = 'confirmed', release = 'released'}
 
 -- Refuse a programmer's mistake before anything is written.
 local function check_wanted(commands)
@@ -20,7 +21,7 @@ local function check_wanted(commands)
 end
 
 -- The first success of a part's request id, kept as {operation, fingerprint, value}.
-local function first_success(operation, key, fingerprint)
+local function first_success(operation, success, key, fingerprint)
   local kept = redis.pcall('GET', key)
   if not kept then
     return nil
@@ -33,14 +34,14 @@ local function first_success(operation, key, fingerprint)
   if record[1] ~= operation or record[2] ~= fingerprint then
     return {'request_mismatch'}
   end
-  return {SUCCESS[operation], record[3], 1}
+  return {success, record[3], 1}
 end
 
-local function settle(operation, command, retention_ms, lifetime_max_ms)
+local function settle(operation, success, command, retention_ms, lifetime_max_ms)
   local id, request_id, fingerprint, wanted = command[1], command[2], command[3], command[4]
   local partial = #wanted > 0
   local request = partial and part_request_key(id, request_id)
-  local known = request and first_success(operation, request, fingerprint)
+  local known = request and first_success(operation, success, request, fingerprint)
   if known then
     return known
   end
@@ -69,5 +70,5 @@ local function settle(operation, command, retention_ms, lifetime_max_ms)
     redis.call('SET', request, cmsgpack.pack({operation, fingerprint, value}),
       'PX', integer(latest + 2 * retention_ms))
   end
-  return {SUCCESS[operation], value}
+  return {success, value}
 end
