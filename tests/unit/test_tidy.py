@@ -24,6 +24,7 @@ TOP_LEVEL = {
     "docs",
     "requirements",
     ".ci",
+    ".dockerignore",
     ".gitignore",
     "CHANGELOG.md",
     "Dockerfile",
