@@ -162,7 +162,7 @@ class Engine:
         """What an answer is worth: ``always``, ``everysec`` or ``no`` (appendfsync), or ``none``
         without an append-only file. ``unknown`` where the Redis user may not ask."""
         try:
-            config = await self._redis.config_get("appendonly", "appendfsync")
+            config = await self._redis.config_get("append*")
         except NoPermissionError:
             return "unknown"
         return str(config["appendfsync"]) if config["appendonly"] == "yes" else "none"

@@ -1,0 +1,78 @@
+"""The rights that docs/operations.md gives the Redis user are enough for all of Holdfast."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from api.servers import RedisServer
+from engine.engine import Engine
+from engine.errors import StoreError
+from engine.model import Confirm, Extend, GetReservation, GetStock, Line, Movement, Release, Reserve
+from engine.settings import Settings
+from persister import database
+from persister.persister import connect_redis
+from persister.reconcile import reconcile
+from tests.running import persisting
+
+pytestmark = pytest.mark.anyio
+
+
+def documented_rights(repository: Path) -> list[str]:
+    text = (repository / "docs" / "operations.md").read_text()
+    block = re.search(r"needs the keys `(hf:\*)` and:\n\n```\n(.*?)```", text, re.DOTALL)
+    assert block
+    return [f"~{block[1]}", *block[2].split()]
+
+
+@pytest.fixture
+def limited_url(redis: Redis, redis_server: RedisServer, repository: Path) -> Iterator[str]:
+    rules = documented_rights(repository)
+    redis.execute_command("ACL", "SETUSER", "shop", "reset", "on", ">secret", *rules)
+    yield redis_server.url.replace("redis://", "redis://shop:secret@")
+    redis.execute_command("ACL", "DELUSER", "shop")
+
+
+async def test_given_the_documented_rights_when_all_is_used_then_nothing_is_refused(
+    limited_url: str, postgres_url: str
+) -> None:
+    settings = Settings(redis_url=limited_url, postgres_url=postgres_url)
+    with persisting(settings):
+        engine = await Engine.start(settings)
+        line = (Line("tea", 1),)
+        commands = [
+            Movement(movement_id="m", type="receive", sku="tea", location="A", quantity=5),
+            Reserve(reservation_id="r", order_id="o", lines=line, ttl_ms=60_000),
+            Extend(reservation_id="r", ttl_ms=120_000),
+            Reserve(reservation_id="s", order_id="o", lines=line, ttl_ms=60_000),
+            Reserve(reservation_id="none", order_id="o", lines=(Line("tea", 9),), ttl_ms=60_000),
+            Confirm(reservation_id="r"),
+            Release(reservation_id="s", lines=line, request_id="q"),
+            GetReservation("r"),
+            GetStock("tea"),
+        ]
+        statuses = [(await engine.call(command)).status.value for command in commands]
+        assert statuses == [
+            *("applied", "reserved", "extended", "reserved", "insufficient_stock", "confirmed"),
+            *("released", "found", "found"),
+        ]
+        swept = await engine.sweep(0)
+        assert swept is not None
+        assert (await engine.states())[0].open
+        assert await engine.durability() in ("always", "everysec", "no")
+        with database.connect(postgres_url) as connection, connect_redis(limited_url) as redis:
+            report = reconcile(redis, connection)
+        assert (report.checked, report.differences) == (1, [])
+        await engine.close()
+
+
+async def test_given_no_right_to_info_when_the_engine_starts_then_it_says_which_is_missing(
+    limited_url: str, redis: Redis
+) -> None:
+    redis.execute_command("ACL", "SETUSER", "shop", "-info")
+    with pytest.raises(StoreError, match=r"(?i)lacks a right.*info"):
+        await Engine.start(Settings(redis_url=limited_url))
