@@ -61,12 +61,14 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     body: Body
 
 
+_CHECKSUM_BYTES = 8
 _decode_record = msgspec.msgpack.Decoder(Record).decode
 
 
 def read_record(value: bytes) -> Record:
-    """The kept bytes of a reservation; msgspec.MsgspecError where they can't be read."""
-    return _decode_record(b"\x96" + value)
+    """The kept bytes of a reservation, whose checksum the script has compared;
+    msgspec.MsgspecError where they can't be read."""
+    return _decode_record(b"\x96" + value[:-_CHECKSUM_BYTES])
 
 
 def add_up(lines: Sequence[Line]) -> tuple[Line, ...]:
@@ -132,7 +134,7 @@ def encode_reserve(command: Reserve) -> object:
 
 def encode_part(command: Confirm | Release) -> object:
     if not command.lines:
-        return (command.reservation_id, "", "", ())
+        return (command.reservation_id, command.request_id or "", "", ())
     if not command.request_id:
         raise ValueError("a part needs a request_id, so that a retry can't take it twice")
     wanted = flat(sorted(add_up(command.lines), key=_line_key))
@@ -148,7 +150,7 @@ def encode_extend(command: Extend) -> object:
 
 
 def encode_read(command: GetReservation) -> object:
-    return command.reservation_id
+    return (command.reservation_id,)
 
 
 def _view(reservation_id: str, value: bytes, now_ms: int) -> Reservation:

@@ -72,7 +72,7 @@ def _why_refused(command: Movement, status: Status, answer: Any) -> str:
 
 
 def encode_read(command: GetStock) -> object:
-    return command.sku
+    return (command.sku,)
 
 
 def decode_read(command: GetStock, answer: Any, now_ms: int) -> Outcome:

@@ -27,4 +27,4 @@ end
 check_wanted(commands)
 return finish(decide_each(commands, function(command)
   return settle('confirm', 'confirmed', command, retention_ms, lifetime_max_ms)
-end, function() return lines_taken end))
+end, function() return lines_read end))

@@ -17,11 +17,11 @@
 --- @include lib/ended.lua
 --- @include lib/finish.lua
 local commands, lifetime_max_ms = cmsgpack.unpack(ARGV[1]), tonumber(ARGV[2])
-local lines_seen = 0
 
 if not is_open() then
   return 'partition_closed'
 end
+refuse_when_full()
 
 for _, command in ipairs(commands) do
   if not (is_count(command[2]) and command[2] >= 1) then
@@ -35,7 +35,6 @@ local function decide(command)
   if not r then
     return {'unknown_reservation'}
   end
-  lines_seen = lines_seen + #r.body[4] / 3
   if r.state ~= HELD then
     return {ENDED_STATUS[r.state], r.value}
   elseif r.deadline <= head.now then
@@ -56,6 +55,6 @@ local function decide(command)
   return {'extended', value}
 end
 
-local answers = decide_each(commands, decide, function() return lines_seen end)
+local answers = decide_each(commands, decide, function() return lines_read end)
 write_due_lists()
 return finish(answers)

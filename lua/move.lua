@@ -26,6 +26,7 @@ local moved = 0
 if not is_open() then
   return 'partition_closed'
 end
+refuse_when_full()
 
 for _, c in ipairs(commands) do
   local least = c[2] == 'count' and 0 or 1

@@ -1,6 +1,7 @@
-#!lua
+#!lua flags=allow-oom
 -- Open the partition into a new epoch, on the server that was judged. Refuses where head or server
 -- have changed since they were judged: another process opened it, or Redis was restarted meanwhile.
+-- A full server can be opened too, so that it can be emptied.
 --
 -- KEYS  1 head      hash    epoch, seq, run_id, last_ms, trimmer
 --       2 deadlines zset    the deadlines that have reservations, in ms
@@ -13,6 +14,7 @@
 -- RETURNS {opened, epoch} | {changed} | {outbox_ahead, last id}: an event was written that head does
 --         not know, so the next one could not be written
 --- @include lib/open.lua
+--- @include lib/writes_when_full.lua
 local judged = {epoch = ARGV[1], seq = ARGV[2], run_id = ARGV[3]}
 
 local kept = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'run_id')
@@ -33,6 +35,7 @@ if redis.call('EXISTS', KEYS[3]) == 1 then
 end
 
 read_head()
+begin_writes()
 redis.call('HSET', KEYS[1], 'epoch', integer(epoch), 'seq', integer(seq), 'run_id', ARGV[4],
   'last_ms', integer(head.now), 'trimmer', ARGV[5])
 return {'opened', epoch}

@@ -27,6 +27,7 @@ local looked_at = 0
 if not is_open() then
   return 'partition_closed'
 end
+refuse_when_full()
 
 for _, command in ipairs(commands) do
   local lines = command[3]
@@ -63,13 +64,13 @@ local function decide(command)
       return {'unknown_sku', unknown_sku}
     elseif nothing_due then
       return {'insufficient_stock', short}
-    elseif looked_at >= TAKE_BACK_MAX or lines_taken >= LINES_MAX then
+    elseif looked_at >= TAKE_BACK_MAX or lines_read >= LINES_MAX then
       return 'more_due'
     end
     looked_at = looked_at + take_back(TAKE_BACK_MAX - looked_at, retention_ms)
   end
 end
 
-local answers = decide_each(commands, decide, function() return lines_held + lines_taken end)
+local answers = decide_each(commands, decide, function() return lines_held + lines_read end)
 write_due_lists()
 return finish(answers)

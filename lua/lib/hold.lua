@@ -27,7 +27,7 @@ local function write_hold(command, takes)
     body = cmsgpack.pack({asked[1], asked[2], asked[3], merged(takes)})
   end
   local shared, packed_seq = begin_with(command[2]), cmsgpack.pack(seq)
-  local value = shared.value .. packed_seq .. NO_PARTS .. body
+  local value = sealed(shared.value .. packed_seq .. NO_PARTS .. body)
   begin_writes()
   if not redis.call('SET', reservation_key(id), value, 'NX') then
     undo(takes)

@@ -40,7 +40,7 @@ end
 local function settle(operation, success, command, retention_ms, lifetime_max_ms)
   local id, request_id, fingerprint, wanted = command[1], command[2], command[3], command[4]
   local partial = #wanted > 0
-  local request = partial and part_request_key(id, request_id)
+  local request = request_id ~= '' and part_request_key(id, request_id)
   local known = request and first_success(operation, success, request, fingerprint)
   if known then
     return known
@@ -64,7 +64,7 @@ local function settle(operation, success, command, retention_ms, lifetime_max_ms
   end
   begin_writes()
   local value = take(operation, id, r, part, request_id, fingerprint, retention_ms)
-  if request then
+  if partial then
     -- Outlives the reservation: its latest possible end, twice the retention.
     local latest = math.max(r.deadline, r.created + lifetime_max_ms) - head.now
     redis.call('SET', request, cmsgpack.pack({operation, fingerprint, value}),

@@ -36,6 +36,8 @@ local function candidates(sku, given)
     local s = not seen[location] and stock(sku, location)
     if s then
       others[#others + 1] = s
+    elseif s == false and not seen[location] then
+      tell_damaged(stock_key(sku, location))
     end
   end
   table.sort(others, by_most_available)

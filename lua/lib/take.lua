@@ -4,7 +4,6 @@
 --- @include reservation.lua
 --- @include stock.lua
 local ENDED_AS = {confirm = CONFIRMED, release = RELEASED, expire = EXPIRED}
-local lines_taken = 0
 
 -- Take `part` ({index = quantity}), or all that is left where it is nil. Writes the reservation and
 -- the event, notes the stock to be written; answers the reservation's new value.
@@ -25,7 +24,6 @@ local function take(operation, id, r, part, request_id, fingerprint, retention_m
       parts[at + 2] = (r.parts and r.parts[at + 2] or 0) + (operation == 'release' and quantity or 0)
       taken[at / 2 + 1] = quantity
     end
-    lines_taken = lines_taken + 1
   end
   local state = left == 0 and ENDED_AS[operation] or HELD
   local value = pack_reservation(state, r.created, r.deadline, seq, parts, r.body_bytes)

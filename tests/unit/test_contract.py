@@ -103,7 +103,7 @@ def test_the_engine_calls_scripts_with_the_keys_and_arguments_their_headers_name
         assert 1 + len(operation.arguments) == described, operation.script
 
 
-GIVE_BACK = ("confirm", "release", "expire")
+RUN_WHEN_FULL = ("confirm", "release", "expire", "open")
 READ = ("stock", "reservations")
 
 
@@ -111,7 +111,7 @@ READ = ("stock", "reservations")
 def test_the_first_line_says_what_a_full_server_may_do_with_the_script(name: str) -> None:
     first = (LUA / f"{name}.lua").read_text().splitlines()[0]
     flags = {
-        **dict.fromkeys(GIVE_BACK, " flags=allow-oom"),
+        **dict.fromkeys(RUN_WHEN_FULL, " flags=allow-oom"),
         **dict.fromkeys(READ, " flags=no-writes"),
     }
     assert first == "#!lua" + flags.get(name, "")
