@@ -12,7 +12,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from api import handlers
-from api.asgi import Endpoint, not_found
+from api.asgi import Endpoint, Nowhere
 from api.audit_trail import get_movements, ledger_pool
 from api.status import status
 from engine.engine import Engine
@@ -75,7 +75,7 @@ def make_app(settings: Settings) -> Application:
         await app.state.ledger.close()
 
     app = Application(routes=ROUTES, lifespan=lifespan)
-    app.router.default = not_found
+    app.router.default = Nowhere()
     app.router.redirect_slashes = False
     app.state.settings = settings
     app.state.engine = None

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from api.problems import Problem, Reply, refuse
+from api.problems import Problem, Reply
 
 log = logging.getLogger("holdfast.api")
 
@@ -75,15 +75,10 @@ class Endpoint:
         self._allow = ", ".join(sorted(self._handlers))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        handler = self._handlers.get(scope["method"])
         try:
-            if handler is None:
-                raise Problem(
-                    "method_not_allowed",
-                    f"{scope['method']} is not possible here; possible: {self._allow}",
-                    headers=((b"allow", self._allow.encode()),),
-                )
+            # First of all, also where it is refused: a client that still sends hears no answer.
             body = await _read_body(scope, receive)
+            handler = self._handlers.get(scope["method"], self._refuse_method)
             reply = await handler(Call(scope, body))
         except Problem as problem:
             reply = problem.reply()
@@ -93,6 +88,13 @@ class Endpoint:
             log.exception("%s %s failed", scope["method"], scope["path"])
             reply = Problem("internal_error", "this is our mistake; the log has more").reply()
         await send_reply(reply, send)
+
+    async def _refuse_method(self, call: Call) -> Reply:
+        raise Problem(
+            "method_not_allowed",
+            f"{call.scope['method']} is not possible here; possible: {self._allow}",
+            headers=((b"allow", self._allow.encode()),),
+        )
 
 
 async def send_reply(reply: Reply, send: Send) -> None:
@@ -158,12 +160,11 @@ def _too_large(limit: int) -> Problem:
     )
 
 
-async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
+class Nowhere(Endpoint):
     """For every path without a route."""
-    if scope["type"] != "http":
-        return
-    reply = refuse("not_found", f"there is nothing at {scope['path'][:200]!r}")
-    await send_reply(reply, send)
+
+    async def _refuse_method(self, call: Call) -> Reply:
+        raise Problem("not_found", f"there is nothing at {call.scope['path'][:200]!r}")
 
 
 def check_content_type(call: Call) -> None:
@@ -182,18 +183,32 @@ def decode_json(call: Call, decoder: msgspec.json.Decoder[Any]) -> Any:
     """The body as the decoder's type. Problem 415 or 400 that names the field and the value."""
     check_content_type(call)
     try:
-        return decoder.decode(call.body)
-    except msgspec.MsgspecError as error:
-        raise Problem("invalid_request", explain(error, call.body)) from None
-    except (UnicodeDecodeError, RecursionError):
-        raise Problem("invalid_request", "the body is not JSON that can be read") from None
+        return decode(decoder, call.body)
+    except Unreadable as error:
+        raise Problem("invalid_request", str(error)) from None
 
 
-def explain(error: msgspec.MsgspecError, data: bytes) -> str:
+class Unreadable(ValueError):
+    """A JSON text that does not fit; the text names the field, what was expected, what was there."""
+
+
+def decode(decoder: msgspec.json.Decoder[Any], data: bytes | msgspec.Raw) -> Any:
+    """``data`` as the decoder's type; Unreadable for whatever is wrong with it."""
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError as error:
+        raise Unreadable(_explain(error, bytes(data))) from None
+    except UnicodeDecodeError:
+        raise Unreadable("the body is not UTF-8") from None
+    except RecursionError:
+        raise Unreadable("the body is nested too deeply") from None
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise Unreadable(f"the body is not JSON: {error}") from None
+
+
+def _explain(error: msgspec.ValidationError, data: bytes) -> str:
     """msgspec's complaint with the path first and the value that was there, where it can be found."""
     complaint, _, path = str(error).partition(" - at `")
-    if not isinstance(error, msgspec.ValidationError):
-        return f"the body is not JSON: {complaint}"
     if not path:
         return complaint
     path = path.rstrip("`").removeprefix("$").removeprefix(".")
@@ -206,7 +221,10 @@ _NOWHERE = object()
 
 
 def _short(value: object) -> str:
-    text = msgspec.json.encode(value).decode()
+    try:
+        text = msgspec.json.encode(value).decode()
+    except (ValueError, RecursionError, msgspec.MsgspecError):
+        return "a value that can't be shown"
     return text if len(text) <= 80 else text[:77] + "…"
 
 
@@ -216,6 +234,6 @@ def _value_at(data: bytes, path: str) -> object:
         found = msgspec.json.decode(data)
         for step in path.replace("[", ".[").strip(".").split("."):
             found = found[int(step[1:-1])] if step.startswith("[") else found[step]
-    except (ValueError, KeyError, IndexError, TypeError, msgspec.MsgspecError):
+    except (ValueError, LookupError, TypeError, RecursionError, msgspec.MsgspecError):
         return _NOWHERE
     return found

@@ -73,7 +73,7 @@ def _decode_cursor(text: str) -> tuple[int, ...]:
 
 
 def _limit(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text[:9]) <= LIMIT_MAX:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 4 and 1 <= int(text) <= LIMIT_MAX):
         raise Problem("invalid_request", f"limit: got {text[:80]!r}; it must be 1 to {LIMIT_MAX}")
     return int(text)
 

@@ -9,7 +9,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from api import schema
-from api.asgi import Call, check_content_type, decode_json, explain
+from api.asgi import Call, Unreadable, check_content_type, decode, decode_json
 from api.problems import HTTP_STATUS, PROBLEMS, Problem, Reply, json_reply, refuse
 from engine.engine import Engine
 from engine.model import (
@@ -165,8 +165,8 @@ async def batch(call: Call) -> Reply:
 def _batch_commands(call: Call) -> tuple[list[dict[str, Any]], list[Command], list[int]]:
     check_content_type(call)
     try:
-        operations: list[Any] = _batch_in.decode(call.body).operations
-    except msgspec.MsgspecError:
+        operations: list[Any] = decode(_batch_in, call.body).operations
+    except Unreadable:
         operations = decode_json(call, _loose_batch_in).operations
     results: list[dict[str, Any]] = [{}] * len(operations)
     commands: list[Command] = []
@@ -174,16 +174,11 @@ def _batch_commands(call: Call) -> tuple[list[dict[str, Any]], list[Command], li
     for place, operation in enumerate(operations):
         try:
             if isinstance(operation, msgspec.Raw):
-                operation = _op_in.decode(operation)
+                operation = decode(_op_in, operation)
             commands.append(operation.command())
             places.append(place)
-        except msgspec.MsgspecError as error:
-            results[place] = {
-                "code": "invalid_request",
-                "detail": explain(error, bytes(operation)),
-            }
-        except schema.Misfit as misfit:
-            results[place] = {"code": "invalid_request", "detail": str(misfit)}
+        except (Unreadable, schema.Misfit) as error:
+            results[place] = {"code": "invalid_request", "detail": str(error)}
     return results, commands, places
 
 

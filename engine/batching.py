@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from engine.model import Command, Outcome
@@ -292,7 +292,10 @@ def _translated(script: str, reply: Any) -> Any:
         return Status.PARTITION_CLOSED
     if isinstance(reply, RedisConnectionError | RedisTimeoutError | NoScriptError):
         return None
-    if isinstance(reply, ResponseError) and "OOM" in str(reply):
+    # Redis 6.2 wraps the refusal of a command inside a script into an error of the script.
+    if isinstance(reply, OutOfMemoryError) or (
+        isinstance(reply, ResponseError) and "OOM command not allowed" in str(reply)
+    ):
         return Status.STORE_FULL
     if isinstance(reply, RedisError):
         log.error("script %s failed: %s", script, reply)
