@@ -115,10 +115,10 @@ def read_entry(partition: int, entry_id: str, data: bytes) -> list[Event]:
     epoch, last_seq = (int(part) for part in entry_id.split("-"))
     events = [_public(partition, epoch, packed) for packed in _decode_entry(data)]
     first_seq = last_seq - len(events) + 1
-    if [event.seq for event in events] != list(range(first_seq, last_seq + 1)):
+    if not events or [event.seq for event in events] != list(range(first_seq, last_seq + 1)):
         raise ValueError(
-            f"outbox entry {entry_id} holds seq {[event.seq for event in events]}; they must be "
-            f"consecutive and end in {last_seq}"
+            f"outbox entry {entry_id} holds seq {[event.seq for event in events]}; they must be"
+            f" consecutive, one at least, and end in {last_seq}"
         )
     return events
 
