@@ -16,6 +16,7 @@ import psycopg
 import pytest
 from redis import Redis
 
+from api.kafka_server import KafkaServer
 from api.servers import PostgresServer, RedisServer, ServerError, find_redis_binaries
 from engine.engine import Engine
 from engine.partitions import Opening, open_partition, read_head, server_run_id
@@ -127,3 +128,23 @@ async def engine(redis: Redis, redis_server: RedisServer) -> AsyncIterator[Engin
 @pytest.fixture
 def repository() -> Path:
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap() -> Iterator[str]:
+    """The address of a Kafka shared by the session: make topics of your own.
+
+    HOLDFAST_KAFKA_BOOTSTRAP if that is set, else a broker started here.
+    """
+    given = os.environ.get("HOLDFAST_KAFKA_BOOTSTRAP")
+    if given:
+        yield given
+        return
+    with TemporaryDirectory(prefix="holdfast-kafka-") as directory:
+        try:
+            server = KafkaServer(Path(directory))
+            server.start()
+        except ServerError as error:
+            _missing(f"Kafka ({error})")
+        yield server.url
+        server.stop()

@@ -1,0 +1,71 @@
+"""The application in this process, on real servers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import httpx
+import pytest
+from redis import Redis
+from running import NO_POSTGRES, Receive, in_process, open_by_hand, persisting
+
+from api.servers import RedisServer, choose_redis
+from engine.settings import Settings
+
+
+@pytest.fixture
+async def client(redis: Redis, redis_server: RedisServer) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the application on an empty, open partition; no ledger behind it."""
+    open_by_hand(redis_server.url)
+    settings = Settings(redis_url=redis_server.url, postgres_url=NO_POSTGRES)
+    async with in_process(settings) as client:
+        yield client
+
+
+@pytest.fixture
+def settings(redis: Redis, redis_server: RedisServer, postgres_url: str) -> Settings:
+    """Settings of an empty Redis and an empty database."""
+    return Settings(redis_url=redis_server.url, postgres_url=postgres_url)
+
+
+@pytest.fixture
+async def audited(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the application with a persister behind it."""
+    with persisting(settings):
+        async with in_process(settings) as client:
+            yield client
+
+
+@pytest.fixture
+def one_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """An own, empty Redis of the kind the stack would choose, fsync at every write."""
+    server = RedisServer(choose_redis(), tmp_path_factory.mktemp("one-redis"), appendfsync="always")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def one(one_redis: RedisServer, postgres_url: str) -> Settings:
+    """Settings of an own Redis and an empty database."""
+    return Settings(redis_url=one_redis.url, postgres_url=postgres_url)
+
+
+@pytest.fixture
+def receive(client: httpx.AsyncClient) -> Receive:
+    """Put stock in: ``await receive("tea", 10)``."""
+
+    async def receive(sku: str, quantity: int, location: str = "MAIN") -> None:
+        answer = await client.post(
+            "/v1/movements",
+            json={
+                "movement_id": f"in-{sku}-{location}",
+                "type": "receive",
+                "sku": sku,
+                "location": location,
+                "quantity": quantity,
+            },
+        )
+        assert answer.status_code == 201, answer.text
+
+    return receive

