@@ -66,13 +66,15 @@ def make_app(settings: Settings) -> Application:
         connecting = asyncio.create_task(_connect(app, settings))
         # The usual case: Redis is there, and the first request finds the engine ready.
         await asyncio.wait([connecting], timeout=RECONNECT_S)
-        yield
-        connecting.cancel()
-        with suppress(asyncio.CancelledError):
-            await connecting
-        if app.state.engine is not None:
-            await app.state.engine.close()
-        await app.state.ledger.close()
+        try:
+            yield
+        finally:
+            connecting.cancel()
+            with suppress(asyncio.CancelledError):
+                await connecting
+            if app.state.engine is not None:
+                await app.state.engine.close()
+            await app.state.ledger.close()
 
     app = Application(routes=ROUTES, lifespan=lifespan)
     app.router.default = Nowhere()

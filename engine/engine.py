@@ -116,8 +116,8 @@ class Engine:
     async def call_all(self, commands: Sequence[Command]) -> list[Outcome]:
         """Decide many commands, each by itself; outcomes in the order given.
 
-        Commands of one kind are decided in that order, and so are commands on one reservation or
-        movement id whatever their kind.
+        Commands on one reservation or movement id take effect in the order given; those on
+        different ids may not.
         """
         return await self._batchers[0].submit(commands)
 

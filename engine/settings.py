@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import msgspec
+from redis.connection import parse_url
 
 from engine.errors import SettingError
 
@@ -30,6 +32,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     sweep_interval_ms: int = 200
 
 
+def without_password(url: str) -> str:
+    """A URL that can be shown and logged."""
+    return re.sub(r":[^:@/]*@", ":***@", url)
+
+
 def settings_from(environ: Mapping[str, str]) -> Settings:
     """Settings from ``HOLDFAST_…`` variables; SettingError names the one that does not fit."""
     found: dict[str, object] = {}
@@ -45,6 +52,13 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         else:
             found[field.name] = text
     settings = msgspec.convert(found, Settings)
+    try:
+        parse_url(settings.redis_url)
+    except ValueError as error:
+        raise SettingError(
+            f"HOLDFAST_REDIS_URL is {without_password(settings.redis_url)!r}: {error}; it must be one such as"
+            f" {Settings().redis_url}"
+        ) from None
     if settings.partitions != 1:
         raise SettingError(
             f"HOLDFAST_PARTITIONS is {settings.partitions}; 1 is the only value there is yet"

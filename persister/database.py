@@ -32,6 +32,8 @@ def connect(url: str) -> Connection:
         return psycopg.connect(url, connect_timeout=3, application_name="holdfast")
     except psycopg.OperationalError as error:
         raise LedgerError(f"PostgreSQL can't be reached: {_one_line(error)}") from None
+    except psycopg.ProgrammingError as error:
+        raise LedgerError(f"HOLDFAST_POSTGRES_URL can't be read: {_one_line(error)}") from None
 
 
 def _one_line(error: Exception) -> str:

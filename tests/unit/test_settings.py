@@ -42,3 +42,10 @@ def test_every_setting_stands_in_the_documentation_with_its_default(repository: 
             assert row, name
             if field.type is int:
                 assert f"| {field.default}" in row[0], name
+
+
+@pytest.mark.parametrize("url", ["nonsense", "redis://shop:secret@127.0.0.1:99999"])
+def test_given_a_redis_url_that_is_none_then_it_is_told_without_its_password(url: str) -> None:
+    with pytest.raises(SettingError, match="HOLDFAST_REDIS_URL is") as refusal:
+        settings_from({"HOLDFAST_REDIS_URL": url})
+    assert "secret" not in str(refusal.value)
