@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 import msgspec
-from redis.connection import parse_url
+from redis import ConnectionPool
 
 from engine.errors import SettingError
 
@@ -53,7 +53,7 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
             found[field.name] = text
     settings = msgspec.convert(found, Settings)
     try:
-        parse_url(settings.redis_url)
+        ConnectionPool.from_url(settings.redis_url)
     except ValueError as error:
         raise SettingError(
             f"HOLDFAST_REDIS_URL is {without_password(settings.redis_url)!r}: {error}; it must be one such as"
