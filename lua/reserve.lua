@@ -22,7 +22,7 @@
 --- @include lib/take_back.lua
 local commands, retention_ms = cmsgpack.unpack(ARGV[1]), tonumber(ARGV[2])
 local TAKE_BACK_MAX, QUANTITY_MAX = 500, 1000000
-local looked_at = 0
+local looked_at, lines_short = 0, 0
 
 if not is_open() then
   return 'partition_closed'
@@ -61,8 +61,10 @@ local function decide(command)
     if answer then
       return answer
     elseif unknown_sku then
+      lines_short = lines_short + #command[3] / 3
       return {'unknown_sku', unknown_sku}
     elseif nothing_due then
+      lines_short = lines_short + #command[3] / 3
       return {'insufficient_stock', short}
     elseif looked_at >= TAKE_BACK_MAX or lines_read >= LINES_MAX then
       return 'more_due'
@@ -71,6 +73,6 @@ local function decide(command)
   end
 end
 
-local answers = decide_each(commands, decide, function() return lines_held + lines_read end)
+local answers = decide_each(commands, decide, function() return lines_held + lines_short + lines_read end)
 write_due_lists()
 return finish(answers)
