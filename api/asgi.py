@@ -120,25 +120,20 @@ class _Disconnected(Exception):
 async def _read_body(scope: Scope, receive: Receive) -> bytes:
     """The whole body. Problem 413 past the limit (the rest is read and dropped, 16 MiB at most, so
     that the client hears it), 408 where it takes longer than 30 s."""
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        raise _Disconnected
     limit: int = scope["app"].state.settings.body_max_bytes
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body"):
-        if len(body) > limit:
-            raise _too_large(limit)
-        return body
-    chunks, size = [body], len(body)
+    chunks: list[bytes] = []
+    size, more = 0, True
     try:
         async with asyncio.timeout(BODY_MAX_S):
-            while message.get("more_body"):
+            while more:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise _Disconnected
-                size += len(message.get("body", b""))
+                part: bytes = message.get("body", b"")
+                more = message.get("more_body", False)
+                size += len(part)
                 if size <= limit:
-                    chunks.append(message.get("body", b""))
+                    chunks.append(part)
                 elif size > DRAIN_MAX_BYTES:
                     break
     except TimeoutError:
@@ -149,7 +144,7 @@ async def _read_body(scope: Scope, receive: Receive) -> bytes:
         ) from None
     if size > limit:
         raise _too_large(limit)
-    return b"".join(chunks)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def _too_large(limit: int) -> Problem:

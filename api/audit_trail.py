@@ -34,6 +34,7 @@ def ledger_pool(url: str) -> AsyncConnectionPool[Any]:
         kwargs={
             "autocommit": True,
             "connect_timeout": 2,
+            "client_encoding": "UTF8",
             "prepare_threshold": None,
             "row_factory": dict_row,
         },

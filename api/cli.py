@@ -312,6 +312,12 @@ def run() -> None:
         _fail(f"Redis: {' '.join(str(error).split())}")
     except psycopg.Error as error:
         _fail(f"PostgreSQL: {' '.join(str(error).split())}")
+    except OSError as error:
+        _fail(error)
+    except Exception as error:
+        if os.environ.get("HOLDFAST_TRACEBACK"):
+            raise
+        _fail(f"unexpected {error!r}; HOLDFAST_TRACEBACK=1 shows where, please report it")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ _CHANGES = _EVERYWHERE | {
     Status.ALREADY_RELEASED: 409,
     Status.RESERVATION_EXPIRED: 409,
 }
-_PARTS = _CHANGES | {Status.REQUEST_MISMATCH: 422, Status.EXCEEDS_RESERVATION: 409}
+_SETTLES = _CHANGES | {Status.REQUEST_MISMATCH: 422}
+_PARTS = _SETTLES | {Status.EXCEEDS_RESERVATION: 409}
 HTTP_STATUS: dict[str, dict[Status, int]] = {
     "reserve": _EVERYWHERE
     | {
@@ -32,8 +33,8 @@ HTTP_STATUS: dict[str, dict[Status, int]] = {
         Status.RESERVED: 201,
     },
     # Without lines: all that is left. What was done already, or needs no doing, is a success.
-    "confirm": _CHANGES | {Status.ALREADY_CONFIRMED: 200, Status.CONFIRMED: 200},
-    "release": _CHANGES
+    "confirm": _SETTLES | {Status.ALREADY_CONFIRMED: 200, Status.CONFIRMED: 200},
+    "release": _SETTLES
     | {Status.ALREADY_RELEASED: 200, Status.RESERVATION_EXPIRED: 200, Status.RELEASED: 200},
     # With lines: a new part of a reservation that has ended is refused.
     "confirm part": _PARTS | {Status.CONFIRMED: 200},

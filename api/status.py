@@ -20,11 +20,12 @@ def _partition_out(state: PartitionState, ledger: LedgerState | None) -> dict[st
         "open": state.open,
         "epoch": state.epoch,
         "seq": state.seq,
+        "clock_ahead_ms": state.clock_ahead_ms,
         "outbox": {"entries": state.outbox_length, "trimmed_by": state.trimmer or None},
         "ledger": {
             "epoch": ledger.epoch,
             "seq": ledger.seq,
-            "behind_events": max(0, state.seq - ledger.seq),
+            "behind_events": state.seq - ledger.seq,
             "stopped": ledger.stopped,
         }
         if ledger
@@ -54,6 +55,7 @@ async def status(call: Call) -> Reply:
                 "durability": durability,
                 "used_memory_bytes": server["used_memory"],
                 "maxmemory_bytes": server["maxmemory"],
+                "maxmemory_policy": server.get("maxmemory_policy", "unknown"),
             },
             "ledger": ledger_word,
             "partitions": [_partition_out(state, ledgers.get(state.partition)) for state in states],

@@ -65,6 +65,8 @@ class _Submission:
         self.left = count
 
     def settle(self, index: int, outcome: Outcome) -> None:
+        if self.outcomes[index] is not None:
+            return
         self.outcomes[index] = outcome
         self.left -= 1
         if self.left == 0 and not self.future.done():
@@ -112,6 +114,7 @@ class Batcher:
         self._unavailable_after_s = unavailable_after_ms / 1000
         self._queue: deque[_Pending] = deque()
         self._busy: dict[str, list[_Pending]] = {}  # order key → the group it travels in
+        self._limits: dict[str, int] = {}  # script → commands it is sent in one call
         self._tasks: set[asyncio.Task[None]] = set()
         self._scheduled = False
 
@@ -168,18 +171,23 @@ class Batcher:
             if pending.submission.future.done():
                 continue
             script, key = pending.operation.script, pending.key
-            if key is not None and (
-                key in waiting_keys or (key in busy and busy[key] is not step.get(script))
+            group = step.get(script)
+            full = group is not None and len(group) >= self._limits.get(script, COMMANDS_MAX)
+            if full or (
+                key is not None
+                and (key in waiting_keys or (key in busy and busy[key] is not group))
             ):
                 waiting.append(pending)
-                waiting_keys.add(key)
+                if key is not None:
+                    waiting_keys.add(key)
                 continue
             lines += pending.operation.lines(pending.command)
             if lines > LINES_MAX and commands:
                 queue.appendleft(pending)
                 break
             commands += 1
-            group = step.setdefault(script, [])
+            if group is None:
+                group = step[script] = []
             group.append(pending)
             if key is not None:
                 busy[key] = group
@@ -187,10 +195,18 @@ class Batcher:
         return step
 
     async def _run(self, step: _Step) -> None:
-        replies = await self._send(step)
         undecided: list[_Pending] = []
-        for script, pendings in step.items():
-            self._settle(pendings, replies[script], undecided)
+        try:
+            replies = await self._send(step)
+            for script, pendings in step.items():
+                self._settle(script, pendings, replies[script], undecided)
+        except Exception:
+            # A mistake of ours must not leave anybody waiting for ever: the outcome is unknown.
+            log.exception("a step failed")
+            replies = {}
+            for pending in [pending for pendings in step.values() for pending in pendings]:
+                pending.settle(Outcome(status=Status.UNAVAILABLE))
+        for pendings in step.values():
             for pending in pendings:
                 if pending.key is not None:
                     self._busy.pop(pending.key, None)
@@ -198,7 +214,9 @@ class Batcher:
         if any(reply is Status.UNAVAILABLE for reply in replies.values()):
             self._give_up_waiting()
 
-    def _settle(self, pendings: list[_Pending], reply: Any, undecided: list[_Pending]) -> None:
+    def _settle(
+        self, script: str, pendings: list[_Pending], reply: Any, undecided: list[_Pending]
+    ) -> None:
         if isinstance(reply, Status):
             outcome = Outcome(status=reply)
             for pending in pendings:
@@ -207,21 +225,27 @@ class Batcher:
         now_ms, answers, damaged = reply
         if damaged:
             log.error("records that can't be read were passed over: %s", damaged)
-        decode = pendings[0].operation.decode
+        waiting: list[_Pending] = []
         for pending, answer in zip(pendings, answers, strict=True):
             if answer == b"more_due":
-                self._ask_again(pending, undecided)
+                waiting.append(pending)
             else:
-                pending.settle(decode(pending.command, answer, now_ms))
+                pending.settle(_decoded(pending, answer, now_ms))
+        # What came back undecided was too much for one call: send less next time, until one goes whole.
+        limit = max(1, len(pendings) // 2) if len(waiting) > 1 else COMMANDS_MAX
+        self._limits[script] = limit
+        if waiting:
+            self._ask_again(waiting, undecided)
 
     @staticmethod
-    def _ask_again(pending: _Pending, undecided: list[_Pending]) -> None:
-        mono_s = asyncio.get_running_loop().time()
-        pending.give_up_at = pending.give_up_at or mono_s + MORE_DUE_MAX_S
-        if mono_s < pending.give_up_at:
-            undecided.append(pending)
-        else:
-            pending.settle(Outcome(status=Status.UNAVAILABLE))
+    def _ask_again(waiting: list[_Pending], undecided: list[_Pending]) -> None:
+        """Put them first in the next step. Only the first was really tried, so only its time runs."""
+        first, mono_s = waiting[0], asyncio.get_running_loop().time()
+        first.give_up_at = first.give_up_at or mono_s + MORE_DUE_MAX_S
+        if mono_s >= first.give_up_at:
+            first.settle(Outcome(status=Status.UNAVAILABLE))
+            waiting = waiting[1:]
+        undecided += waiting
 
     def _give_up_waiting(self) -> None:
         """Whoever waits behind a server that doesn't answer is told now, not after its own wait."""
@@ -243,20 +267,25 @@ class Batcher:
             if script in step
         }
         replies: dict[str, Any] = dict.fromkeys(calls, Status.UNAVAILABLE)
+        unanswered: set[str] = set()  # sent without a reply: they may have taken effect
         pause_s = 0.02
         while calls:
             try:
                 async with asyncio.timeout_at(give_up_at):
                     answered = await self._call(calls)
-            except (RedisConnectionError, RedisTimeoutError, TimeoutError, OSError) as error:
+            except (RedisError, TimeoutError, OSError) as error:
                 log.warning("Redis did not answer: %s", error)
+                unanswered.update(calls)
             else:
                 for script, reply in answered.items():
-                    replies[script] = _translated(script, reply)
-                    if replies[script] is not None:
-                        del calls[script]
-                    else:
-                        replies[script] = Status.UNAVAILABLE
+                    translated = _translated(script, reply)
+                    if translated is None:
+                        unanswered.add(script)
+                        continue
+                    if script in unanswered and isinstance(translated, Status):
+                        translated = Status.UNAVAILABLE  # "nothing was changed" would be a guess
+                    replies[script] = translated
+                    del calls[script]
             if not calls or loop.time() + pause_s >= give_up_at:
                 break
             await asyncio.sleep(pause_s)
@@ -284,6 +313,14 @@ class Batcher:
                 *operation.arguments,
             )
         return dict(zip(calls, await pipe.execute(raise_on_error=False), strict=True))
+
+
+def _decoded(pending: _Pending, answer: Any, now_ms: int) -> Outcome:
+    try:
+        return pending.operation.decode(pending.command, answer, now_ms)
+    except (msgspec.MsgspecError, ValueError, LookupError, TypeError, AttributeError):
+        log.exception("the answer to %r can't be read: %r", pending.command, answer)
+        return Outcome(status=Status.UNAVAILABLE)
 
 
 def _translated(script: str, reply: Any) -> Any:

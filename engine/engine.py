@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoPermissionError, RedisError
+from redis.exceptions import NoPermissionError, NoScriptError, RedisError, ResponseError
 
 from engine import keys, reservations, stock
 from engine.batching import Batcher, Operation
@@ -25,9 +26,11 @@ from engine.model import (
     Release,
     Reserve,
 )
-from engine.partitions import text
+from engine.partitions import HEAD_FIELDS, head_of, server_of
 from engine.scripts import Scripts
 from engine.settings import Settings
+
+log = logging.getLogger("holdfast.engine")
 
 EXPIRE_ENTRIES_MAX = 500
 
@@ -41,7 +44,8 @@ class Swept(msgspec.Struct, frozen=True):
 
 
 class PartitionState(msgspec.Struct, frozen=True):
-    """How a partition stands in Redis."""
+    """How a partition stands in Redis. ``clock_ahead_ms``: how far its clock, which never runs back,
+    is ahead of the server's; while it is, no deadline passes."""
 
     partition: int
     open: bool
@@ -49,6 +53,7 @@ class PartitionState(msgspec.Struct, frozen=True):
     seq: int
     outbox_length: int
     trimmer: str
+    clock_ahead_ms: int
 
 
 def connect(url: str, timeout_ms: int) -> Redis:
@@ -87,6 +92,7 @@ class Engine:
         redis = connect(settings.redis_url, settings.unavailable_after_ms)
         try:
             scripts = Scripts.for_server(await redis.info("server"))
+            policy = (await redis.info("memory")).get("maxmemory_policy", "unknown")
             await scripts.load(redis)
         except NoPermissionError as error:
             await redis.aclose()
@@ -97,6 +103,10 @@ class Engine:
         except (RedisError, OSError) as error:
             await redis.aclose()
             raise StoreError(f"Redis can't be used: {error}") from None
+        if policy != "noeviction":
+            log.error(
+                "maxmemory-policy of Redis is %s: it may throw holds away; set noeviction", policy
+            )
         return cls(redis, scripts, settings)
 
     async def close(self) -> None:
@@ -130,26 +140,29 @@ class Engine:
         )
         if reply == b"partition_closed":
             return None
+        if reply[2]:
+            log.error("records that can't be read were passed over: %s", reply[2])
         looked_at, expired, more = reply[1]
         return Swept(looked_at, expired, bool(more))
 
     async def states(self) -> list[PartitionState]:
         """How each partition stands. RedisError where Redis is away."""
-        run_id = (await self._redis.info("server"))["run_id"]
+        info = {**await self._redis.info("server"), **await self._redis.info("replication")}
+        seconds, microseconds = await self._redis.time()
+        now_ms = seconds * 1000 + microseconds // 1000
         states = []
         for partition in range(self._settings.partitions):
-            fields = await self._redis.hmget(
-                keys.head(partition), ["epoch", "seq", "run_id", "trimmer"]
-            )
-            epoch, seq, opened_on, trimmer = [text(field) for field in fields]
+            head = head_of(await self._redis.hmget(keys.head(partition), HEAD_FIELDS))
+            is_open = head.is_open_on(server_of(info))
             states.append(
                 PartitionState(
                     partition,
-                    opened_on == run_id,
-                    int(epoch or 0),
-                    int(seq or 0),
+                    is_open,
+                    int(head.epoch) if head.epoch.isdecimal() else 0,
+                    int(head.seq) if head.seq.isdecimal() else 0,
                     await self._redis.xlen(keys.outbox(partition)),
-                    trimmer,
+                    head.trimmer,
+                    max(0, int(head.last_ms) - now_ms) if head.last_ms.isdecimal() else 0,
                 )
             )
         return states
@@ -160,18 +173,22 @@ class Engine:
 
     async def durability(self) -> str:
         """What an answer is worth: ``always``, ``everysec`` or ``no`` (appendfsync), or ``none``
-        without an append-only file. ``unknown`` where the Redis user may not ask."""
+        without an append-only file. ``unknown`` where the server does not tell us."""
         try:
             config = await self._redis.config_get("append*")
-        except NoPermissionError:
+        except ResponseError:
             return "unknown"
-        return str(config["appendfsync"]) if config["appendonly"] == "yes" else "none"
+        if config.get("appendonly") == "no":
+            return "none"
+        return str(config.get("appendfsync", "unknown"))
 
     async def _run(self, script: str, names: list[str], arguments: list[int]) -> Any:
         sha1 = self._scripts.sha1[script]
-        if not (await self._redis.script_exists(sha1))[0]:
+        try:
+            return await self._redis.evalsha(sha1, len(names), *names, *arguments)
+        except NoScriptError:
             await self._scripts.load(self._redis)
-        return await self._redis.evalsha(sha1, len(names), *names, *arguments)
+            return await self._redis.evalsha(sha1, len(names), *names, *arguments)
 
 
 def _operations(partition: int, settings: Settings) -> dict[type, Operation]:

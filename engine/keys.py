@@ -3,8 +3,8 @@
 The data model of a partition ``p`` (all keys share the hash tag ``{p}``, so one Redis Cluster slot):
 
 =============================== ======= =================================================================
-``hf:{p}:head``                 hash    epoch, seq, run_id of the server it was opened on, last_ms (the
-                                        clock never runs back), trimmer (who trims the outbox)
+``hf:{p}:head``                 hash    epoch, seq, run_id and replid of the server it was opened on,
+                                        last_ms (the clock never runs back), trimmer (who trims the outbox)
 ``hf:{p}:stock:<sku>:<loc>``    hash    on_hand, held, quarantined, safety_stock, reorder_point, seq of
                                         the last event that touched it
 ``hf:{p}:locations:<sku>``      set     where the sku is kept

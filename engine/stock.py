@@ -29,6 +29,8 @@ def encode_movement(command: Movement) -> object:
         raise ValueError(
             f"quantity is {command.quantity}; it must be {least} to {MOVEMENT_QUANTITY_MAX}"
         )
+    if (command.type == "transfer") is not bool(command.to_location):
+        raise ValueError("to_location: a transfer needs it, and nothing else takes it")
     content = (
         command.type,
         command.sku,

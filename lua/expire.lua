@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Take back the units of reservations whose deadline has passed, oldest first.
+-- Take back the units of reservations whose deadline has passed, the oldest lists first.
 --
 -- KEYS  1 head      hash    epoch, seq, run_id, last_ms
 --       2 deadlines zset    the deadlines that have reservations, in ms

@@ -10,16 +10,17 @@
 --       2 seq       as judged; '' where there was no head
 --       3 run_id    of head as judged; '' where there was no head
 --       4 server    run_id of the server that was judged
---       5 trimmer   who trims the outbox from now on
+--       5 replid    of the server that was judged
+--       6 trimmer   who trims the outbox from now on
 -- RETURNS {opened, epoch} | {changed} | {outbox_ahead, last id}: an event was written that head does
 --         not know, so the next one could not be written
 --- @include lib/open.lua
 --- @include lib/writes_when_full.lua
-local judged = {epoch = ARGV[1], seq = ARGV[2], run_id = ARGV[3]}
+local judged = {epoch = ARGV[1], seq = ARGV[2], run_id = ARGV[3], server = ARGV[4], replid = ARGV[5]}
 
 local kept = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'run_id')
 if (kept[1] or '') ~= judged.epoch or (kept[2] or '') ~= judged.seq
-    or (kept[3] or '') ~= judged.run_id or server_run_id() ~= ARGV[4] then
+    or (kept[3] or '') ~= judged.run_id or server_run_id() ~= judged.server or server_replid() ~= judged.replid then
   return {'changed'}
 end
 
@@ -36,6 +37,6 @@ end
 
 read_head()
 begin_writes()
-redis.call('HSET', KEYS[1], 'epoch', integer(epoch), 'seq', integer(seq), 'run_id', ARGV[4],
-  'last_ms', integer(head.now), 'trimmer', ARGV[5])
+redis.call('HSET', KEYS[1], 'epoch', integer(epoch), 'seq', integer(seq), 'run_id', judged.server,
+  'replid', judged.replid, 'last_ms', integer(head.now), 'trimmer', ARGV[6])
 return {'opened', epoch}

@@ -29,7 +29,9 @@ QUERIES = _load_queries()
 def connect(url: str) -> Connection:
     """A connection with explicit transactions. LedgerError where the server can't be reached."""
     try:
-        return psycopg.connect(url, connect_timeout=3, application_name="holdfast")
+        return psycopg.connect(
+            url, connect_timeout=3, application_name="holdfast", client_encoding="UTF8"
+        )
     except psycopg.OperationalError as error:
         raise LedgerError(f"PostgreSQL can't be reached: {_one_line(error)}") from None
     except psycopg.ProgrammingError as error:
@@ -52,6 +54,12 @@ def migrate(connection: Connection) -> list[str]:
     """
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [_MIGRATION_LOCK])
+        encoding = connection.info.parameter_status("server_encoding")
+        if encoding != "UTF8":
+            raise LedgerError(
+                f"the database's encoding is {encoding}; it must be UTF8, or not every order could be"
+                " written: create the database anew with ENCODING 'UTF8'"
+            )
         connection.execute(
             "CREATE TABLE IF NOT EXISTS schema_migrations (version integer PRIMARY KEY,"
             " name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"

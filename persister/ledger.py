@@ -77,6 +77,11 @@ class Ledger:
             )
         return last
 
+    def go_on(self) -> None:
+        """Take back the word of ``stop``: its cause is gone."""
+        with self._connection.transaction():
+            self._connection.execute(QUERIES["go_on"], {"partition": self._partition})
+
     def stop(self, why: str) -> None:
         """Leave word in ``positions`` why this partition does not go on."""
         with self._connection.transaction():

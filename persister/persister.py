@@ -17,7 +17,14 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from engine.errors import HoldfastError, PartitionStopped
-from engine.partitions import Opening, open_partition, read_head, server_run_id
+from engine.partitions import (
+    Head,
+    Opening,
+    close_partition,
+    open_partition,
+    read_head,
+    read_server,
+)
 from engine.scripts import Scripts
 from engine.settings import Settings
 from persister import database
@@ -28,6 +35,7 @@ log = logging.getLogger("holdfast.persister")
 
 READ_WAIT_MS = 100
 CHECK_OPEN_S = 0.5
+CLOCK_AHEAD_MAX_S = 5.0
 PAUSE_S = 0.5
 DRAIN_S = 5.0
 REPEAT_WORD_S = 60.0
@@ -68,6 +76,8 @@ class Persister:
                 self._say(str(error), logging.WARNING)
             except psycopg.Error as error:
                 self._say(f"PostgreSQL: {' '.join(str(error).split())}", logging.WARNING)
+            except Exception as error:  # whatever it is: the ledger must go on once it is gone
+                self._say(f"unexpected: {error!r}", logging.CRITICAL)
             self._stopping.wait(PAUSE_S)
 
     def _work(self) -> None:
@@ -90,7 +100,6 @@ class Persister:
         scripts = Scripts.for_server(redis.info("server"))
         source = OutboxSource(redis, self._partition)
         position = ledger.position()
-        source.committed(position)
         check_at = drain_until = 0.0
         while True:
             mono_s = time.monotonic()
@@ -99,7 +108,11 @@ class Persister:
                 if mono_s > drain_until:
                     return
             if mono_s >= check_at:
+                # Before anything is read or trimmed: is this the Redis of this ledger?
                 self._open_if_closed(redis, scripts, position)
+                if check_at == 0.0:
+                    ledger.go_on()
+                    source.committed(position)
                 check_at = mono_s + CHECK_OPEN_S
             events = source.read(position, READ_WAIT_MS)
             if events:
@@ -109,31 +122,32 @@ class Persister:
                 return
 
     def _open_if_closed(self, redis: Redis, scripts: Scripts, position: Position) -> None:
-        """Open a partition that is new or not behind the ledger; else leave it closed and say so.
+        """Open a partition that is new or not behind the ledger.
 
-        Redis' head is behind where its epoch or its seq is lower than the ledger's position: it has
-        lost writes that were shipped, and could sell those units again.
+        Redis is behind where the epoch or the seq of its head is lower than the ledger's position: it
+        has lost writes that were shipped, and could sell those units again. Then it is closed, also
+        where it was open (a server can become a replica and be promoted again without a restart), and
+        PartitionStopped says so.
         """
-        server = server_run_id(redis)
+        server = read_server(redis)
         head = read_head(redis, self._partition)
-        if head.run_id == server:
-            return
-        if head.trimmer not in ("", OutboxSource.trimmer):
-            self._say(
-                f"partition {self._partition}: the outbox is trimmed by {head.trimmer!r}; stop that"
-                " before a persister reads the outbox itself",
-                logging.CRITICAL,
-            )
-            return
         epoch, seq = head.position
         if epoch < position.epoch or seq < position.seq:
-            self._say(
+            if head.is_open_on(server):
+                close_partition(redis, self._partition)
+            raise PartitionStopped(
                 f"partition {self._partition} stays closed: Redis is at {epoch}-{seq}, behind the"
-                f" ledger's {position.epoch}-{position.seq}, so it could sell units twice;"
-                " see docs/operations.md, 'Redis is behind the ledger'",
-                logging.CRITICAL,
+                f" ledger's {position.epoch}-{position.seq}, so it could sell units twice, or is"
+                " not the Redis of this ledger; see docs/operations.md, 'Redis is behind the ledger'"
             )
+        if head.is_open_on(server):
+            self._warn_of_clock(redis, head)
             return
+        if head.trimmer not in ("", OutboxSource.trimmer):
+            raise PartitionStopped(
+                f"partition {self._partition}: the outbox is trimmed by {head.trimmer!r}; stop that"
+                " before a persister reads the outbox itself"
+            )
         opening = open_partition(
             redis,
             scripts,
@@ -144,8 +158,22 @@ class Persister:
         )
         if opening is Opening.OPENED:
             log.info("opened partition %s into epoch %s", self._partition, epoch + 1)
-        else:
-            self._say(f"partition {self._partition} stays closed: {opening}", logging.CRITICAL)
+        elif opening is Opening.OUTBOX_AHEAD:
+            raise PartitionStopped(
+                f"partition {self._partition} stays closed: its outbox has an event above head's"
+                f" {epoch}-{seq}; see docs/operations.md, 'A partition stopped'"
+            )
+
+    def _warn_of_clock(self, redis: Redis, head: Head) -> None:
+        seconds, _ = redis.time()
+        ahead_s = int(head.last_ms or 0) / 1000 - seconds
+        if ahead_s > CLOCK_AHEAD_MAX_S:
+            self._say(
+                f"partition {self._partition}: its clock is {ahead_s:.0f} s ahead of the server's,"
+                " and no deadline passes until that has caught up; see docs/operations.md,"
+                " 'The clock is ahead'",
+                logging.CRITICAL,
+            )
 
     def _say(self, text: str, level: int) -> None:
         """Log, but the same word at most once a minute."""

@@ -19,7 +19,7 @@ from redis import Redis
 
 from engine import keys
 from engine.errors import StoreError
-from engine.partitions import read_head, server_run_id
+from engine.partitions import read_head, read_server
 from persister.database import QUERIES, Connection
 
 SLICE = 500
@@ -95,14 +95,14 @@ def reconcile(
     StoreError where the partition is closed (what is in Redis then need not be true). The driver's
     errors where Redis or PostgreSQL can't be asked.
     """
-    if read_head(redis, partition).run_id != server_run_id(redis):
+    if not read_head(redis, partition).is_open_on(read_server(redis)):
         raise StoreError(f"partition {partition} is closed; reconcile once it is open again")
     started = time.monotonic()
     run = _Run(redis, connection, partition, started + wait_s)
     for key_slice in _slices(
         redis.scan_iter(match=keys.stock_pattern(partition), count=SLICE), SLICE
     ):
-        run.compare([keys.stock_name(key.decode()) for key in key_slice])
+        run.compare(run.names_of(key_slice))
         on_progress(run.checked)
     run.find_missing_in_redis()
     return Report(
@@ -140,6 +140,18 @@ class _Run:
             for name in fresh:
                 self._judge(name, in_redis[name], in_ledger.get(name), reached)
         self.checked += len(fresh)
+
+    def names_of(self, stock_keys: Sequence[bytes]) -> list[_Name]:
+        """Skus and locations of stock keys; a key that no script would make is a difference."""
+        names = []
+        for key in stock_keys:
+            try:
+                names.append(keys.stock_name(key.decode()))
+            except ValueError:
+                name = (key.decode(errors="replace"), "")
+                why = "no script makes a key of that name; somebody else writes to this Redis"
+                self._differ(Kind.MISSING_IN_LEDGER, name, None, None, why)
+        return names
 
     def find_missing_in_redis(self) -> None:
         """Balances whose stock record isn't there: no script ever deletes one."""

@@ -13,6 +13,7 @@ from engine.events import Event, read_entry
 from persister.ledger import Position
 
 EVENTS_A_BATCH = 5_000
+LINES_A_BATCH = 50_000
 #: An entry holds up to some thousand events, so this bounds the memory of one read.
 ENTRIES_MAX = 500
 
@@ -47,14 +48,14 @@ class OutboxSource:
             return []
         entries = answer[0][1]
         events: list[Event] = []
-        read = 0
+        read = lines = 0
         for entry_id, fields in entries:
-            if len(events) >= EVENTS_A_BATCH:
+            if len(events) >= EVENTS_A_BATCH or lines >= LINES_A_BATCH:
                 break
             read += 1
             name = entry_id.decode()
             try:
-                events += read_entry(self._partition, name, fields[b"events"])
+                entry = read_entry(self._partition, name, fields[b"events"])
             except (msgspec.MsgspecError, ValueError, KeyError, IndexError) as error:
                 if events:
                     break  # what can be read goes to the ledger first; then this one stops it
@@ -63,6 +64,8 @@ class OutboxSource:
                     " nothing more is written until somebody has looked"
                     " (docs/operations.md, 'A partition stopped')"
                 ) from None
+            events += entry
+            lines += sum([len(event.lines) for event in entry])
         each = max(1, len(events) // read)
         self._entries = max(1, min(ENTRIES_MAX, EVENTS_A_BATCH // each))
         return events

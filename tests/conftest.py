@@ -19,7 +19,7 @@ from redis import Redis
 from api.kafka_server import KafkaServer
 from api.servers import PostgresServer, RedisServer, ServerError, find_redis_binaries
 from engine.engine import Engine
-from engine.partitions import Opening, open_partition, read_head, server_run_id
+from engine.partitions import Opening, open_partition, read_head, read_server
 from engine.scripts import Scripts
 from engine.settings import Settings
 from persister.persister import connect_redis
@@ -110,7 +110,7 @@ def open_now(redis: Redis, partition: int = 0) -> None:
         Scripts.for_server(redis.info("server")),
         partition,
         judged=read_head(redis, partition),
-        server=server_run_id(redis),
+        server=read_server(redis),
         trimmer="persister",
     )
     assert opening is Opening.OPENED

@@ -25,7 +25,7 @@ from engine.model import (
     Release,
     Reserve,
 )
-from engine.partitions import Opening, open_partition, read_head, server_run_id
+from engine.partitions import Opening, open_partition, read_head, read_server
 from engine.reservations import Record, read_record
 from engine.scripts import Scripts
 from engine.settings import Settings
@@ -56,7 +56,7 @@ class Partition:
         self.open()
 
     def open(self) -> None:
-        judged, server = read_head(self.redis, 0), server_run_id(self.redis)
+        judged, server = read_head(self.redis, 0), read_server(self.redis)
         opening = open_partition(
             self.redis, self.scripts, 0, judged=judged, server=server, trimmer="persister"
         )

@@ -38,7 +38,6 @@ class Held:
     deadline: int
     lines: dict[At, int]
     left: dict[At, int]
-    queued: int  # due ones of one deadline come back in the order they were given it
     state: str = "held"
     parts: dict[str, tuple[str, Any]] = field(default_factory=dict)
 
@@ -54,6 +53,7 @@ class Model:
         self.seq = 0
         self.stocks: dict[At, Stock] = {}
         self.reservations: dict[str, Held] = {}
+        self.entries: list[tuple[int, int, str]] = []  # deadline, seq that set it, reservation
         self.movements: dict[str, Movement] = {}
         self.sums: dict[str, int] = defaultdict(int)
 
@@ -81,9 +81,8 @@ class Model:
         for at, quantity in takes.items():
             self._change(at, held=quantity)
         deadline = -(-(now + command.ttl_ms) // 100) * 100
-        self.reservations[command.reservation_id] = Held(
-            asked, now, deadline, takes, dict(takes), self.seq
-        )
+        self.reservations[command.reservation_id] = Held(asked, now, deadline, takes, dict(takes))
+        self.entries.append((deadline, self.seq, command.reservation_id))
         return "reserved"
 
     def _locations(self, sku: str) -> list[str]:
@@ -190,14 +189,20 @@ class Model:
         if now + command.ttl_ms > kept.created + self.lifetime_max_ms:
             return "lifetime_exceeded"
         self.seq += 1
-        kept.deadline, kept.queued = deadline, self.seq
+        kept.deadline = deadline
+        self.entries.append((deadline, self.seq, command.reservation_id))
         return "extended"
 
     def expire(self, now: int) -> int:
-        due = [r for r in self.reservations.values() if r.state == "held" and r.deadline <= now]
-        for kept in sorted(due, key=lambda r: (r.deadline, r.queued)):
-            self._take(kept, dict(kept.left), "expired")
-        return len(due)
+        """Entries in the order of their deadlines; each reservation is looked at itself."""
+        count = 0
+        for _, _, reservation_id in sorted(e for e in self.entries if e[0] <= now):
+            kept = self.reservations[reservation_id]
+            if kept.state == "held" and kept.deadline <= now:
+                self._take(kept, dict(kept.left), "expired")
+                count += 1
+        self.entries = [entry for entry in self.entries if entry[0] > now]
+        return count
 
     # Movements.
 

@@ -21,7 +21,7 @@ import pytest
 
 from api.app import make_app
 from api.servers import find_redis_binaries, free_port
-from engine.partitions import open_partition, read_head, server_run_id
+from engine.partitions import open_partition, read_head, read_server
 from engine.scripts import Scripts
 from engine.settings import Settings
 from persister.persister import Persister, connect_redis
@@ -62,7 +62,7 @@ def eventually(what: str, check: Callable[[], Any], within_s: float = 30.0) -> A
 
 def is_open(redis_url: str) -> bool:
     with connect_redis(redis_url) as redis:
-        return read_head(redis, 0).run_id == server_run_id(redis)
+        return read_head(redis, 0).is_open_on(read_server(redis))
 
 
 def open_by_hand(redis_url: str) -> None:
@@ -73,7 +73,7 @@ def open_by_hand(redis_url: str) -> None:
             Scripts.for_server(redis.info("server")),
             0,
             judged=read_head(redis, 0),
-            server=server_run_id(redis),
+            server=read_server(redis),
             trimmer="persister",
         )
     assert is_open(redis_url)

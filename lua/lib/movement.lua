@@ -24,7 +24,7 @@ local function applied_before(id, fingerprint)
     return nil
   end
   local ok, record = pcall(cmsgpack.unpack, type(kept) == 'string' and kept or '')
-  if not ok or type(record) ~= 'table' or #record ~= 8 then
+  if not ok or type(record) ~= 'table' or cmsgpack.pack(record) ~= kept or #record ~= 8 then
     tell_damaged(key)
     return {'request_mismatch'} -- it was used, we can't tell for what: never apply twice
   end

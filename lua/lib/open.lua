@@ -3,8 +3,14 @@
 --- @include keys.lua
 local head = {}
 
+-- The identity of the process, and of the line of replication its data are from: the latter changes
+-- where a server becomes a replica and is promoted again, without ever being restarted.
 local function server_run_id()
   return string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+end
+
+local function server_replid()
+  return string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
 end
 
 local function whole(text)
@@ -12,17 +18,19 @@ local function whole(text)
 end
 
 local function read_head()
-  local fields = redis.pcall('HMGET', KEYS[1], 'epoch', 'seq', 'run_id', 'last_ms')
+  local fields = redis.pcall('HMGET', KEYS[1], 'epoch', 'seq', 'run_id', 'last_ms', 'replid')
   if fields.err then
     return false
   end
   local time = redis.call('TIME')
   local server_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-  head.epoch, head.seq, head.run_id = whole(fields[1]), whole(fields[2]), fields[3]
+  head.epoch, head.seq = whole(fields[1]), whole(fields[2])
+  head.run_id, head.replid = fields[3], fields[5]
   head.now = math.max(server_ms, whole(fields[4]) or 0)
   return head.epoch ~= nil and head.seq ~= nil
 end
 
 local function is_open()
   return read_head() and head.run_id == server_run_id()
+    and (not head.replid or head.replid == server_replid())
 end

@@ -21,15 +21,22 @@ local function check_wanted(commands)
 end
 
 -- The first success of a part's request id, kept as {operation, fingerprint, value}.
-local function first_success(operation, success, key, fingerprint)
+local function first_success(operation, success, reservation_id, key, fingerprint)
   local kept = redis.pcall('GET', key)
   if not kept then
     return nil
   end
   local ok, record = pcall(cmsgpack.unpack, type(kept) == 'string' and kept or '')
-  if not ok or type(record) ~= 'table' or type(record[3]) ~= 'string' then
+  local first = ok and type(record) == 'table' and type(record[3]) == 'string'
+    and unpack_reservation(record[3])
+  if not first then
     tell_damaged(key)
     return {'request_mismatch'} -- it was used, we can't tell for what: never take twice
+  end
+  -- An id is used again long after it ended: the record may be of the reservation before.
+  local r = read_reservation(reservation_id)
+  if r and r.created ~= first.created then
+    return nil
   end
   if record[1] ~= operation or record[2] ~= fingerprint then
     return {'request_mismatch'}
@@ -41,7 +48,7 @@ local function settle(operation, success, command, retention_ms, lifetime_max_ms
   local id, request_id, fingerprint, wanted = command[1], command[2], command[3], command[4]
   local partial = #wanted > 0
   local request = request_id ~= '' and part_request_key(id, request_id)
-  local known = request and first_success(operation, success, request, fingerprint)
+  local known = request and first_success(operation, success, id, request, fingerprint)
   if known then
     return known
   end

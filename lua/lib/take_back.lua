@@ -1,4 +1,4 @@
--- Take back the units of reservations whose deadline has passed, oldest first, at most `limit`
+-- Take back the units of reservations whose deadline has passed, list by list, at most `limit`
 -- entries, passed-over ones included, and few more than 4,000 lines. Answers how many were looked
 -- at and how many expired. `nothing_due` is set once all that was due by now is gone.
 --- @include take.lua

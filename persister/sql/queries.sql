@@ -4,10 +4,10 @@
 SELECT pg_try_advisory_lock(1215193670, %(partition)s)
 
 -- name: position
-SELECT epoch, seq, stopped FROM positions WHERE partition = %(partition)s
+SELECT epoch, seq FROM positions WHERE partition = %(partition)s
 
 -- name: position_for_update
-SELECT epoch, seq, stopped FROM positions WHERE partition = %(partition)s FOR UPDATE
+SELECT epoch, seq FROM positions WHERE partition = %(partition)s FOR UPDATE
 
 -- name: positions
 SELECT partition, epoch, seq, stopped, updated_at FROM positions ORDER BY partition
@@ -21,6 +21,10 @@ DO UPDATE SET epoch = EXCLUDED.epoch, seq = EXCLUDED.seq, stopped = NULL, update
 INSERT INTO positions (partition, epoch, seq, stopped) VALUES (%(partition)s, 0, 0, %(why)s)
 ON CONFLICT ON CONSTRAINT positions_identity
 DO UPDATE SET stopped = EXCLUDED.stopped, updated_at = now()
+
+-- name: go_on
+UPDATE positions SET stopped = NULL, updated_at = now()
+WHERE partition = %(partition)s AND stopped IS NOT NULL
 
 -- name: known_events
 SELECT epoch, seq, body::text FROM events

@@ -216,6 +216,8 @@ async def test_a_part_needs_a_request_id_and_it_is_taken_once(
     assert again.headers["idempotent-replayed"] == "true"
     check_problem(await take(client, "confirm", 2, "p1"), 422, "request_mismatch")
     check_problem(await take(client, "release", 1, "p1"), 422, "request_mismatch")
+    whole = await client.post("/v1/reservations/r1/confirm", headers={"Idempotency-Key": "p1"})
+    check_problem(whole, 422, "request_mismatch")
     assert (await client.get("/v1/stock/tea")).json()["on_hand"] == 9
 
 

@@ -187,6 +187,18 @@ async def test_each_planted_drift_is_found_named_and_nothing_else(
     assert difference.detail
 
 
+async def test_a_stock_key_that_no_script_makes_is_told_and_the_others_are_compared(
+    filled: Settings,
+) -> None:
+    with connect_redis(filled.redis_url) as redis:
+        redis.hset("hf:{0}:stock:foo", "on_hand", 1)
+    report = check(filled)
+    assert [(d.kind, d.sku) for d in report.differences] == [
+        (Kind.MISSING_IN_LEDGER, "hf:{0}:stock:foo")
+    ]
+    assert report.checked == len(SKUS)
+
+
 async def test_it_waits_for_a_ledger_that_is_behind(filled: Settings) -> None:
     async with in_process(filled) as client:
         assert await send(client, moves("damage", 1, "d")) == ["applied"] * len(SKUS)

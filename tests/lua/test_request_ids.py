@@ -113,3 +113,21 @@ def test_given_a_request_record_then_it_outlives_the_reservations_key(redis):
     again = p.one(confirm("r1", ("A", 1), request_id="q1"))
     assert (again.status, again.replayed) == ("confirmed", True)
     assert p.dump() == before
+
+
+@both
+def test_given_a_later_reservation_of_the_same_id_then_a_request_id_of_the_earlier_is_free(
+    p, settle, success, other
+):
+    """The record outlives the reservation's key; it must not answer for the one made anew."""
+    p.one(settle("r1", ("A", 1), request_id="q1"))
+    p.one(release("r1"))
+    p.redis.delete(keys.reservation(0, "r1"))  # as its expiry does
+    p.set_clock(p.now_ms + 90_000_000)
+    p.hold("r1", ("A", 3))
+    held = p.stock("A")["held"]
+    outcome = p.one(settle("r1", ("A", 1), request_id="q1"))
+    assert (outcome.status, outcome.replayed) == (success, False)
+    assert p.stock("A")["held"] == held - 1
+    assert p.one(settle("r1", ("A", 1), request_id="q1")).replayed
+    assert p.stock("A")["held"] == held - 1

@@ -62,7 +62,7 @@ def test_the_http_table_pairs_just_what_the_script_returns(operation: str) -> No
     optional = {*BY_THE_ENGINE, Status.INVALID_REQUEST}
     promised = promised_by(SCRIPT_OF_HTTP[operation]) - INTERNAL - optional
     if operation in ("confirm", "release"):  # without lines there is no part to refuse
-        promised -= {"request_mismatch", "exceeds_reservation"}
+        promised -= {"exceeds_reservation"}
     assert table - optional == promised
 
 
