@@ -6,6 +6,7 @@ Exit codes everywhere: 0 done, 1 done and something is wrong, 2 could not be don
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -132,8 +133,16 @@ def serve(host: str, port: int, fd: int | None, allow_unauthenticated: bool) -> 
         timeout_keep_alive=75,
         timeout_graceful_shutdown=5,
     )
+    _collect_seldom()
     _on_end(lambda: None)  # uvicorn raises the signal again once it has ended: exit with 0
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def _collect_seldom() -> None:
+    """Cyclic garbage is rare here, and looking for it at the usual rate took a fifth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
 
 
 @cli.command()
@@ -158,6 +167,7 @@ def sweeper() -> None:
 def persister() -> None:
     """Open the partition and move events from the outbox into the PostgreSQL ledger."""
     _log_to_stderr()
+    _collect_seldom()
     worker = Persister(_settings())
     _on_end(worker.stop)
     worker.run()

@@ -13,6 +13,7 @@ from msgspec import Meta
 from engine.model import (
     ID_PATTERN,
     LINES_MAX,
+    LONG_TEXT_PATTERN,
     MOVEMENT_QUANTITY_MAX,
     QUANTITY_MAX,
     TEXT_PATTERN,
@@ -30,9 +31,9 @@ from engine.model import (
 from engine.reservations import add_up
 from engine.statuses import State
 
-Id = Annotated[str, Meta(pattern=ID_PATTERN, min_length=1, max_length=64)]
-Text = Annotated[str, Meta(pattern=TEXT_PATTERN, min_length=1, max_length=128)]
-LongText = Annotated[str, Meta(pattern=TEXT_PATTERN, min_length=1, max_length=1000)]
+Id = Annotated[str, Meta(pattern=ID_PATTERN)]
+Text = Annotated[str, Meta(pattern=TEXT_PATTERN)]
+LongText = Annotated[str, Meta(pattern=LONG_TEXT_PATTERN)]
 Quantity = Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
 TtlSeconds = Annotated[int, Meta(ge=1, le=86_400)]
 MovementType = Literal[
@@ -45,7 +46,7 @@ class Misfit(ValueError):
     """Values that fit one by one but not together; the text names the field."""
 
 
-class LineIn(msgspec.Struct, forbid_unknown_fields=True):
+class LineIn(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     sku: Id
     quantity: Quantity
     location: Id | None = None
@@ -68,7 +69,7 @@ def _lines(lines: list[LineIn]) -> tuple[Line, ...]:
     return summed
 
 
-class ReserveIn(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class ReserveIn(msgspec.Struct, forbid_unknown_fields=True, gc=False, kw_only=True):
     order_id: Text
     lines: LinesIn
     reservation_id: Id | None = None
@@ -85,7 +86,7 @@ class ReserveIn(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         )
 
 
-class PartIn(msgspec.Struct, forbid_unknown_fields=True):
+class PartIn(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """Body of confirm and release: empty for all that is left."""
 
     lines: LinesIn | None = None
@@ -101,11 +102,11 @@ class PartIn(msgspec.Struct, forbid_unknown_fields=True):
         return _lines(self.lines) if self.lines else (), request_id
 
 
-class ExtendIn(msgspec.Struct, forbid_unknown_fields=True):
+class ExtendIn(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     ttl_seconds: TtlSeconds
 
 
-class MovementIn(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class MovementIn(msgspec.Struct, forbid_unknown_fields=True, gc=False, kw_only=True):
     type: MovementType
     sku: Id
     location: Id
@@ -145,11 +146,11 @@ class MovementIn(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         )
 
 
-class ReserveOp(ReserveIn, tag="reserve", tag_field="op"):
+class ReserveOp(ReserveIn, tag="reserve", tag_field="op", gc=False):
     pass
 
 
-class ConfirmOp(PartIn, tag="confirm", tag_field="op", kw_only=True):
+class ConfirmOp(PartIn, tag="confirm", tag_field="op", gc=False, kw_only=True):
     reservation_id: Id
 
     def command(self) -> Confirm:
@@ -157,7 +158,7 @@ class ConfirmOp(PartIn, tag="confirm", tag_field="op", kw_only=True):
         return Confirm(reservation_id=self.reservation_id, lines=lines, request_id=request_id)
 
 
-class ReleaseOp(PartIn, tag="release", tag_field="op", kw_only=True):
+class ReleaseOp(PartIn, tag="release", tag_field="op", gc=False, kw_only=True):
     reservation_id: Id
 
     def command(self) -> Release:
@@ -165,25 +166,25 @@ class ReleaseOp(PartIn, tag="release", tag_field="op", kw_only=True):
         return Release(reservation_id=self.reservation_id, lines=lines, request_id=request_id)
 
 
-class ExtendOp(ExtendIn, tag="extend", tag_field="op", kw_only=True):
+class ExtendOp(ExtendIn, tag="extend", tag_field="op", gc=False, kw_only=True):
     reservation_id: Id
 
     def command(self) -> Extend:
         return Extend(reservation_id=self.reservation_id, ttl_ms=self.ttl_seconds * 1000)
 
 
-class MovementOp(MovementIn, tag="movement", tag_field="op"):
+class MovementOp(MovementIn, tag="movement", tag_field="op", gc=False):
     pass
 
 
 Op = ReserveOp | ConfirmOp | ReleaseOp | ExtendOp | MovementOp
 
 
-class BatchIn(msgspec.Struct, forbid_unknown_fields=True):
+class BatchIn(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     operations: Annotated[list[Op], Meta(min_length=1, max_length=OPERATIONS_MAX)]
 
 
-class LooseBatchIn(msgspec.Struct, forbid_unknown_fields=True):
+class LooseBatchIn(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """A batch with a misfit among its operations: each is then decoded by itself."""
 
     operations: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=OPERATIONS_MAX)]
@@ -196,7 +197,7 @@ def rfc3339(ms: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{ms % 1000:03}Z"
 
 
-class ReservationOut(msgspec.Struct, frozen=True):
+class ReservationOut(msgspec.Struct, frozen=True, gc=False):
     """A reservation as JSON; its lines are the engine's own."""
 
     reservation_id: str

@@ -15,7 +15,7 @@ from engine.reservations import Body
 VERSION = 1
 
 
-class Reserved(msgspec.Struct, frozen=True, array_like=True, tag="reserve"):
+class Reserved(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="reserve"):
     at_ms: int
     deadline_ms: int
     seq: int
@@ -23,7 +23,7 @@ class Reserved(msgspec.Struct, frozen=True, array_like=True, tag="reserve"):
     body: Body
 
 
-class Extended(msgspec.Struct, frozen=True, array_like=True, tag="extend"):
+class Extended(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="extend"):
     at_ms: int
     deadline_ms: int
     seq: int
@@ -31,7 +31,7 @@ class Extended(msgspec.Struct, frozen=True, array_like=True, tag="extend"):
     body: Body
 
 
-class Taken(msgspec.Struct, frozen=True, array_like=True, tag="take"):
+class Taken(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="take"):
     """Confirm, release or expire; ``taken`` a quantity a line, None for all of every line."""
 
     operation: str
@@ -44,7 +44,7 @@ class Taken(msgspec.Struct, frozen=True, array_like=True, tag="take"):
     body: Body
 
 
-class Moved(msgspec.Struct, frozen=True, array_like=True, tag="move"):
+class Moved(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="move"):
     """A movement; ``lines`` flat: sku, location, quantity and the deltas of on_hand, held,
     quarantined, …"""
 
@@ -61,7 +61,7 @@ class Moved(msgspec.Struct, frozen=True, array_like=True, tag="move"):
 _decode_entry = msgspec.msgpack.Decoder(list[Reserved | Extended | Taken | Moved]).decode
 
 
-class EventLine(msgspec.Struct, frozen=True):
+class EventLine(msgspec.Struct, frozen=True, gc=False):
     """One line of an event and what it changed, in units."""
 
     sku: str
@@ -72,7 +72,7 @@ class EventLine(msgspec.Struct, frozen=True):
     quarantined_delta: int
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One state change with all its lines, in public form. Times in ms since 1970.
 
     ``type`` is the operation: reserve, extend, confirm, release, expire, or a movement's type.

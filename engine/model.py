@@ -1,4 +1,7 @@
-"""Commands that the engine takes and outcomes that it answers. Frozen; times in ms since 1970."""
+"""Commands that the engine takes and outcomes that it answers. Frozen; times in ms since 1970.
+
+``gc=False``: none of them can be part of a cycle, and there are hundreds of thousands a second.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,12 @@ MOVEMENT_QUANTITY_MAX = 1_000_000_000
 LINES_MAX = 2_000
 TTL_MS_MAX = 86_400_000
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._~-]{0,63}\Z"
-#: One character at least, none of them a control character.
-TEXT_PATTERN = r"^[^\x00-\x1f\x7f-\x9f\ud800-\udfff]+\Z"
+#: Texts: no control character, no lone surrogate, 1 to so many characters.
+TEXT_PATTERN = r"^[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,128}\Z"
+LONG_TEXT_PATTERN = r"^[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,1000}\Z"
 
 
-class Line(msgspec.Struct, frozen=True):
+class Line(msgspec.Struct, frozen=True, gc=False):
     """What is asked for: so many of a sku, at a location or (None) wherever it is.
 
     ``candidates`` are locations in order of preference, for a line without a location.
@@ -29,7 +33,7 @@ class Line(msgspec.Struct, frozen=True):
     candidates: tuple[str, ...] = ()
 
 
-class Reserve(msgspec.Struct, frozen=True, kw_only=True):
+class Reserve(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Hold all lines for ``ttl_ms``, or none."""
 
     reservation_id: str
@@ -39,7 +43,7 @@ class Reserve(msgspec.Struct, frozen=True, kw_only=True):
     customer_id: str | None = None
 
 
-class Confirm(msgspec.Struct, frozen=True, kw_only=True):
+class Confirm(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """The units leave the house: all that is left, or the part in ``lines`` (then a request_id too)."""
 
     reservation_id: str
@@ -47,7 +51,7 @@ class Confirm(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str | None = None
 
 
-class Release(msgspec.Struct, frozen=True, kw_only=True):
+class Release(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """The units can be sold again: all that is left, or the part in ``lines`` (then a request_id too)."""
 
     reservation_id: str
@@ -55,14 +59,14 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str | None = None
 
 
-class Extend(msgspec.Struct, frozen=True, kw_only=True):
+class Extend(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Move the deadline to now + ``ttl_ms``, never to an earlier one."""
 
     reservation_id: str
     ttl_ms: int
 
 
-class Movement(msgspec.Struct, frozen=True, kw_only=True):
+class Movement(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Change what is physically there. ``type`` is one of MOVEMENT_TYPES."""
 
     movement_id: str
@@ -77,11 +81,11 @@ class Movement(msgspec.Struct, frozen=True, kw_only=True):
     restock: bool = False
 
 
-class GetReservation(msgspec.Struct, frozen=True):
+class GetReservation(msgspec.Struct, frozen=True, gc=False):
     reservation_id: str
 
 
-class GetStock(msgspec.Struct, frozen=True):
+class GetStock(msgspec.Struct, frozen=True, gc=False):
     sku: str
 
 
@@ -98,7 +102,7 @@ MOVEMENT_TYPES = (
 )
 
 
-class ReservationLine(msgspec.Struct, frozen=True):
+class ReservationLine(msgspec.Struct, frozen=True, gc=False):
     sku: str
     location: str
     quantity: int
@@ -106,7 +110,7 @@ class ReservationLine(msgspec.Struct, frozen=True):
     released: int
 
 
-class Reservation(msgspec.Struct, frozen=True, kw_only=True):
+class Reservation(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A reservation as whoever reads it is told: past its deadline ``expired``, swept or not."""
 
     reservation_id: str
@@ -118,7 +122,7 @@ class Reservation(msgspec.Struct, frozen=True, kw_only=True):
     expires_ms: int
 
 
-class Shortage(msgspec.Struct, frozen=True):
+class Shortage(msgspec.Struct, frozen=True, gc=False):
     """A line that can't be held. Without a location ``available`` is the sum over all of them."""
 
     sku: str
@@ -127,7 +131,7 @@ class Shortage(msgspec.Struct, frozen=True):
     available: int
 
 
-class StockRecord(msgspec.Struct, frozen=True):
+class StockRecord(msgspec.Struct, frozen=True, gc=False):
     """Stock of one sku at one location, in units."""
 
     location: str
@@ -141,7 +145,7 @@ class StockRecord(msgspec.Struct, frozen=True):
         return self.on_hand - self.held - self.quarantined - self.safety_stock
 
 
-class Applied(msgspec.Struct, frozen=True):
+class Applied(msgspec.Struct, frozen=True, gc=False):
     """When and where in its partition a movement took effect, and the stock right after it."""
 
     at_ms: int
@@ -150,7 +154,7 @@ class Applied(msgspec.Struct, frozen=True):
     stock: StockRecord
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+class Outcome(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What became of a command. Fields that don't belong to the status are empty.
 
     ``replayed``: this is what happened the first time; nothing changed now. ``detail``: a sentence

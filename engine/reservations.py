@@ -36,7 +36,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _STATES = (State.HELD, State.CONFIRMED, State.RELEASED, State.EXPIRED)
 
 
-class Body(msgspec.Struct, frozen=True, array_like=True):
+class Body(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What never changes about a reservation. ``lines`` is flat: sku, location, quantity, …"""
 
     order_id: str
@@ -50,7 +50,7 @@ class Body(msgspec.Struct, frozen=True, array_like=True):
         return list(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
 
 
-class Record(msgspec.Struct, frozen=True, array_like=True):
+class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A reservation as Redis keeps it. ``parts`` is flat (confirmed, released, …), a pair a line."""
 
     state: int
