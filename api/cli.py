@@ -37,6 +37,7 @@ from engine.expiry import sweep_until
 from engine.partitions import read_head
 from engine.settings import Settings, settings_from
 from persister import database
+from persister.audit import audit, read_anchors, write_anchors
 from persister.ledger import Ledger
 from persister.persister import Persister, connect_redis
 from persister.reconcile import Report, reconcile
@@ -227,6 +228,45 @@ def _print_report(report: Report, console: Console) -> None:
         f" {count} difference{'' if count == 1 else 's'}",
         highlight=False,
     )
+
+
+@cli.command("audit")
+@_data_dir
+@_json
+@click.option(
+    "--anchor",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Check against the chain's heads in this file (if it is there), then write the new ones.",
+)
+def audit_command(data_dir: Path | None, as_json: bool, anchor: Path | None) -> None:
+    """Prove that the ledger is whole and unchanged. Exit code 0 clean, 1 something wrong, 2 could
+    not run."""
+    settings, _ = _settings_of_stack(data_dir)
+    earlier = read_anchors(anchor) if anchor else {}
+    console = Console(stderr=True)
+    with (
+        database.connect(settings.postgres_url) as connection,
+        console.status("reading the ledger") as word,
+    ):
+        report = audit(
+            connection,
+            anchors=earlier,
+            on_progress=lambda events: word.update(f"{events:,} events read"),
+        )
+    if as_json:
+        click.echo(
+            _json_text({"clean": report.clean, **msgspec.to_builtins(report, str_keys=True)})
+        )
+    else:
+        for finding in report.findings:
+            click.echo(
+                f"{finding.fault}: partition {finding.partition}, {finding.where}: {finding.detail}"
+            )
+        count = len(report.findings)
+        click.echo(f"audited {report.events:,} events: {count} finding{'' if count == 1 else 's'}")
+    if anchor and report.clean:
+        write_anchors(anchor, report.anchors)
+    sys.exit(0 if report.clean else 1)
 
 
 @cli.command("replay")

@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from engine.reservations import Body
+from engine.reservations import STATES, Body
+from engine.statuses import State
 
 VERSION = 1
 
@@ -32,7 +33,8 @@ class Extended(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="exte
 
 
 class Taken(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="take"):
-    """Confirm, release or expire; ``taken`` a quantity a line, None for all of every line."""
+    """Confirm, release or expire; ``state`` the reservation's after it (engine/reservations.py),
+    ``taken`` a quantity a line, None for all of every line."""
 
     operation: str
     seq: int
@@ -40,6 +42,7 @@ class Taken(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="take"):
     reservation_id: str
     request_id: str
     fingerprint: str
+    state: int
     taken: list[int] | None
     body: Body
 
@@ -76,6 +79,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     """One state change with all its lines, in public form. Times in ms since 1970.
 
     ``type`` is the operation: reserve, extend, confirm, release, expire, or a movement's type.
+    ``status`` is the reservation's after a confirm, release or expire: ``held`` while units are left.
     """
 
     version: int
@@ -88,6 +92,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     order_id: str | None = None
     customer_id: str | None = None
     deadline_ms: int | None = None
+    status: State | None = None
     fingerprint: str | None = None
     request_id: str | None = None
     movement_id: str | None = None
@@ -162,6 +167,7 @@ def _public(partition: int, epoch: int, packed: Reserved | Extended | Taken | Mo
     leaves = packed.operation == "confirm"
     return Event(
         type=packed.operation,
+        status=STATES[packed.state],
         request_id=packed.request_id or None,
         fingerprint=packed.fingerprint or None,
         lines=tuple(

@@ -33,7 +33,7 @@ from engine.statuses import State, Status
 log = logging.getLogger("holdfast.engine")
 
 _encode = msgspec.msgpack.Encoder().encode
-_STATES = (State.HELD, State.CONFIRMED, State.RELEASED, State.EXPIRED)
+STATES = (State.HELD, State.CONFIRMED, State.RELEASED, State.EXPIRED)
 
 
 class Body(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -155,7 +155,7 @@ def encode_read(command: GetReservation) -> object:
 
 def _view(reservation_id: str, value: bytes, now_ms: int) -> Reservation:
     record = read_record(value)
-    state = _STATES[record.state]
+    state = STATES[record.state]
     if state is State.HELD and record.deadline_ms <= now_ms:
         state = State.EXPIRED
     lines = []

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 
 import msgspec
 
 from engine.errors import PartitionStopped
 from engine.events import Event
-from persister.database import QUERIES, Connection
+from persister.chain import CHAIN_START, chain
+from persister.database import QUERIES, Connection, copy_text, copy_time
+from persister.live import keep_live
 
 
 class Position(msgspec.Struct, frozen=True, order=True):
@@ -49,8 +50,9 @@ class Ledger:
         1. Lock and read the position.
         2. Compare events at or below it with what is kept under their identity, and drop them.
         3. Check that the others follow the position without a gap.
-        4. COPY events and movements, add to balances.
-        5. Move the position, commit.
+        4. COPY events (each with the hash of the chain) and movements.
+        5. Add to balances, keep live reservations along.
+        6. Move the position and the head of the chain, commit.
 
         PartitionStopped (and nothing written) where an event differs from the one kept under its
         seq, where a seq is missing, or where an epoch goes back.
@@ -61,6 +63,7 @@ class Ledger:
                 QUERIES["position_for_update"], {"partition": partition}
             ).fetchone()
             position = Position(row[0], row[1]) if row else Position(0, 0)
+            chained = row[2] if row and row[2] else CHAIN_START
             known = [event for event in events if event.seq <= position.seq]
             if known:
                 self._compare(known)
@@ -68,12 +71,13 @@ class Ledger:
             _check_order(position, fresh)
             if not fresh:
                 return position
-            self._copy(fresh)
+            chained = self._copy(fresh, chained)
             self._add_to_balances(fresh)
+            keep_live(connection, partition, fresh)
             last = Position(fresh[-1].epoch, fresh[-1].seq)
             connection.execute(
                 QUERIES["move_position"],
-                {"partition": partition, "epoch": last.epoch, "seq": last.seq},
+                {"partition": partition, "epoch": last.epoch, "seq": last.seq, "hash": chained},
             )
         return last
 
@@ -106,12 +110,19 @@ class Ledger:
                     " has looked (docs/operations.md, 'A partition stopped')"
                 )
 
-    def _copy(self, events: Sequence[Event]) -> None:
+    def _copy(self, events: Sequence[Event], chained: bytes) -> bytes:
+        """Write events and movements; the new head of the chain."""
+        rows = []
+        for event in events:
+            body = event.to_json()
+            chained = chain(chained, body)
+            rows.append(_event_row(event, body, chained))
         with self._connection.cursor() as cursor:
             with cursor.copy(QUERIES["copy_events"]) as copy:
-                copy.write("".join([_event_row(event) for event in events]))
+                copy.write("".join(rows))
             with cursor.copy(QUERIES["copy_movements"]) as copy:
                 copy.write("".join([row for event in events for row in _movement_rows(event)]))
+        return chained
 
     def _add_to_balances(self, events: Sequence[Event]) -> None:
         sums: dict[tuple[str, str], list[int]] = {}
@@ -150,34 +161,23 @@ def _check_order(position: Position, events: Sequence[Event]) -> None:
         seq, epoch = event.seq, event.epoch
 
 
-_NULL = "\\N"
-
-
-def _text(value: str | None) -> str:
-    """A value of a COPY row. Control characters never get past the door, so only `\\` is escaped."""
-    return _NULL if value is None else value.replace("\\", "\\\\")
-
-
-def _time(ms: int) -> str:
-    moment = datetime.fromtimestamp(ms // 1000, UTC)
-    return f"{moment:%Y-%m-%d %H:%M:%S}.{ms % 1000:03}+00"
-
-
-def _event_row(event: Event) -> str:
-    body = event.to_json().decode().replace("\\", "\\\\")
-    return f"{event.partition}\t{event.epoch}\t{event.seq}\t{event.type}\t{_time(event.at_ms)}\t{body}\n"
+def _event_row(event: Event, body: bytes, chained: bytes) -> str:
+    return (
+        f"{event.partition}\t{event.epoch}\t{event.seq}\t{event.type}\t{copy_time(event.at_ms)}\t"
+        f"{copy_text(body.decode())}\t\\\\x{chained.hex()}\n"
+    )
 
 
 def _movement_rows(event: Event) -> Iterable[str]:
     head = f"{event.partition}\t{event.epoch}\t{event.seq}\t"
     tail = "\t".join(
         [
-            _text(event.reservation_id),
-            _text(event.order_id),
-            _text(event.customer_id),
-            _text(event.reference),
-            _text(event.reason),
-            _time(event.at_ms),
+            copy_text(event.reservation_id),
+            copy_text(event.order_id),
+            copy_text(event.customer_id),
+            copy_text(event.reference),
+            copy_text(event.reason),
+            copy_time(event.at_ms),
         ]
     )
     for number, line in enumerate(event.lines, 1):

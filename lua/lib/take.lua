@@ -32,7 +32,7 @@ local function take(operation, id, r, part, request_id, fingerprint, retention_m
   else
     redis.call('SET', r.key, value, 'PX', retention_ms)
   end
-  emit('\153', cmsgpack.pack('take', operation, seq, head.now, id, request_id or '',
-    fingerprint or '', taken), r.body_bytes)
+  emit('\154', cmsgpack.pack('take', operation, seq, head.now, id, request_id or '',
+    fingerprint or '', state, taken), r.body_bytes)
   return value
 end

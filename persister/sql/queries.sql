@@ -7,15 +7,17 @@ SELECT pg_try_advisory_lock(1215193670, %(partition)s)
 SELECT epoch, seq FROM positions WHERE partition = %(partition)s
 
 -- name: position_for_update
-SELECT epoch, seq FROM positions WHERE partition = %(partition)s FOR UPDATE
+SELECT epoch, seq, hash FROM positions WHERE partition = %(partition)s FOR UPDATE
 
 -- name: positions
 SELECT partition, epoch, seq, stopped, updated_at FROM positions ORDER BY partition
 
 -- name: move_position
-INSERT INTO positions (partition, epoch, seq) VALUES (%(partition)s, %(epoch)s, %(seq)s)
+INSERT INTO positions (partition, epoch, seq, hash)
+VALUES (%(partition)s, %(epoch)s, %(seq)s, %(hash)s)
 ON CONFLICT ON CONSTRAINT positions_identity
-DO UPDATE SET epoch = EXCLUDED.epoch, seq = EXCLUDED.seq, stopped = NULL, updated_at = now()
+DO UPDATE SET epoch = EXCLUDED.epoch, seq = EXCLUDED.seq, hash = EXCLUDED.hash, stopped = NULL,
+  updated_at = now()
 
 -- name: stop_partition
 INSERT INTO positions (partition, epoch, seq, stopped) VALUES (%(partition)s, 0, 0, %(why)s)
@@ -31,7 +33,7 @@ SELECT epoch, seq, body::text FROM events
 WHERE partition = %(partition)s AND seq BETWEEN %(first)s AND %(last)s
 
 -- name: copy_events
-COPY events (partition, epoch, seq, type, occurred_at, body) FROM STDIN
+COPY events (partition, epoch, seq, type, occurred_at, body, hash) FROM STDIN
 
 -- name: copy_movements
 COPY movements (partition, epoch, seq, line, type, sku, location, quantity, on_hand_delta,
@@ -78,3 +80,38 @@ WHERE (partition, epoch, seq, line) > (%(partition)s, %(epoch)s, %(seq)s, %(line
   AND (%(order_id)s::text IS NULL OR order_id = %(order_id)s)
 ORDER BY partition, epoch, seq, line
 LIMIT %(limit)s
+
+-- name: live_of
+SELECT reservation_id, order_id, customer_id, fingerprint, created_ms, deadline_ms, seq, lines
+FROM live_reservations WHERE partition = %(partition)s AND reservation_id = ANY(%(ids)s::text[])
+
+-- name: delete_live
+DELETE FROM live_reservations
+WHERE partition = %(partition)s AND reservation_id = ANY(%(ids)s::text[])
+
+-- name: copy_live
+COPY live_reservations (partition, reservation_id, order_id, customer_id, fingerprint, created_ms,
+  deadline_ms, seq, lines) FROM STDIN
+
+-- name: audit_partitions
+SELECT partition FROM positions UNION SELECT DISTINCT partition FROM events ORDER BY partition
+
+-- name: audit_events
+SELECT epoch, seq, type, (extract(epoch FROM occurred_at) * 1000)::bigint, body::text, hash
+FROM events WHERE partition = %(partition)s ORDER BY epoch, seq
+
+-- name: audit_movements
+SELECT epoch, seq, line, type, sku, location, quantity, on_hand_delta, held_delta,
+  quarantined_delta, reservation_id, order_id, customer_id, reference, reason,
+  (extract(epoch FROM occurred_at) * 1000)::bigint
+FROM movements WHERE partition = %(partition)s ORDER BY epoch, seq, line
+
+-- name: audit_position
+SELECT epoch, seq, hash FROM positions WHERE partition = %(partition)s
+
+-- name: audit_balances
+SELECT sku, location, on_hand, held, quarantined, seq FROM balances WHERE partition = %(partition)s
+
+-- name: audit_live
+SELECT reservation_id, order_id, customer_id, fingerprint, created_ms, deadline_ms, seq, lines
+FROM live_reservations WHERE partition = %(partition)s
