@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import time
+from abc import abstractmethod
 from pathlib import Path
 
 from api.binaries import (
@@ -85,12 +86,13 @@ class Server(Child):
         self.port = port or free_port()
 
     @property
+    @abstractmethod
     def url(self) -> str:
-        raise NotImplementedError
+        """Where clients reach it."""
 
+    @abstractmethod
     def answers(self) -> bool:
         """Whether it serves clients now; asks this very process, never a stranger on the port."""
-        raise NotImplementedError
 
     def is_ready(self) -> bool:
         """Whether it serves clients now. ServerError with its last log line if it has ended."""
