@@ -105,13 +105,20 @@ async def _decide(call: Call, command: Command) -> Reply:
     return reply_of(command, await engine_of(call).call(command))
 
 
-async def reserve(call: Call) -> Reply:
-    body: schema.ReserveIn = decode_json(call, _reserve_in)
+def _command_of(
+    call: Call,
+    decoder: msgspec.json.Decoder[schema.ReserveIn] | msgspec.json.Decoder[schema.MovementIn],
+) -> Command:
+    """The command of a body; an Idempotency-Key stands in for its id. Problem 400 for a misfit."""
+    body: schema.ReserveIn | schema.MovementIn = decode_json(call, decoder)
     try:
-        command = body.command(_idempotency_key(call))
+        return body.command(_idempotency_key(call))
     except schema.Misfit as misfit:
         raise Problem("invalid_request", str(misfit)) from None
-    return await _decide(call, command)
+
+
+async def reserve(call: Call) -> Reply:
+    return await _decide(call, _command_of(call, _reserve_in))
 
 
 async def get_reservation(call: Call) -> Reply:
@@ -145,12 +152,7 @@ async def extend(call: Call) -> Reply:
 
 
 async def move(call: Call) -> Reply:
-    body: schema.MovementIn = decode_json(call, _movement_in)
-    try:
-        command = body.command(_idempotency_key(call))
-    except schema.Misfit as misfit:
-        raise Problem("invalid_request", str(misfit)) from None
-    return await _decide(call, command)
+    return await _decide(call, _command_of(call, _movement_in))
 
 
 async def batch(call: Call) -> Reply:
