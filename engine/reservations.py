@@ -160,11 +160,10 @@ def _view(reservation_id: str, value: bytes, now_ms: int) -> Reservation:
         state = State.EXPIRED
     lines = []
     parts = record.parts
-    whole = parts is None
     for i, (sku, location, quantity) in enumerate(record.body.triples()):
         if parts is None:
-            confirmed = quantity if whole and state is State.CONFIRMED else 0
-            released = quantity if whole and state is State.RELEASED else 0
+            confirmed = quantity if state is State.CONFIRMED else 0
+            released = quantity if state is State.RELEASED else 0
         else:
             confirmed, released = parts[2 * i], parts[2 * i + 1]
         lines.append(ReservationLine(sku, location, quantity, confirmed, released))
