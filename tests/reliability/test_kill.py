@@ -181,6 +181,7 @@ def test_workers_end_themselves_when_their_supervisor_is_gone(stack: Up) -> None
     ours = [pids[name] for name in ("http-1", "persister", "sweeper")]
     eventually("they end", lambda: all(not psutil.pid_exists(p) or _zombie(p) for p in ours), 20)
     stack.start()
+    assert set(stack.pids().values()).isdisjoint(ours), "the next start has workers of its own"
 
 
 def test_everything_at_once_is_killed_and_the_next_start_has_it_all(stack: Up) -> None:
