@@ -20,6 +20,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     movement id and a request id are remembered. ``lifetime_max_ms``: how far past its creation a
     reservation can be extended. ``unavailable_after_ms``: how long the engine tries to reach Redis
     before it answers ``unavailable``. ``partitions``: 1 is the only value there is yet.
+    ``kafka_bootstrap``: host:port of a broker; set, events go to the ledger through Kafka, by
+    ``kafka_topic`` (made with ``kafka_replication_factor`` where it is missing; 0 is the brokers' own
+    default). ``outbox_max_events``, ``outbox_max_bytes``: with more than that not yet shipped, reserve
+    and receive are refused.
     """
 
     redis_url: str = "redis://127.0.0.1:6379/0"
@@ -30,6 +34,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     unavailable_after_ms: int = 800
     body_max_bytes: int = 4 * 1024 * 1024
     sweep_interval_ms: int = 200
+    kafka_bootstrap: str = ""
+    kafka_topic: str = "holdfast.events"
+    kafka_replication_factor: int = 0
+    outbox_max_events: int = 10_000_000
+    outbox_max_bytes: int = 1024 * 1024 * 1024
 
 
 def without_password(url: str) -> str:

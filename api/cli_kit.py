@@ -1,0 +1,45 @@
+"""What the commands share: settings of the running stack, common options, how they end."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import msgspec
+
+from api import local
+from engine.settings import Settings, settings_from
+
+
+def fail(text: object) -> NoReturn:
+    click.echo(f"holdfast: {text}", err=True)
+    sys.exit(2)
+
+
+def read_settings() -> Settings:
+    return settings_from(os.environ)
+
+
+def settings_of_stack(data_dir: Path | None) -> tuple[Settings, local.Servers]:
+    """Settings with the URLs of the stack that runs on this data directory, or of the environment."""
+    servers = local.discover(local.data_dir_from(os.environ, data_dir), os.environ)
+    settings = msgspec.structs.replace(
+        read_settings(), redis_url=servers.redis_url, postgres_url=servers.postgres_url
+    )
+    return settings, servers
+
+
+data_dir_option = click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the embedded stack keeps its data (HOLDFAST_DATA_DIR, else .holdfast).",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+
+def json_text(content: Any) -> str:
+    """JSON as a person reads it."""
+    return msgspec.json.format(msgspec.json.encode(content)).decode()
