@@ -53,6 +53,7 @@ from engine.settings import Settings
 from persister import database
 from persister.ledger import Ledger
 from persister.persister import Persister, connect_redis
+from persister.relay import Relay
 
 LEDGER_PATIENCE_S = 60.0
 
@@ -156,10 +157,21 @@ def sweeper() -> None:
 
 @cli.command()
 def persister() -> None:
-    """Open the partition and move events from the outbox into the PostgreSQL ledger."""
+    """Open the partition and move events into the PostgreSQL ledger: from Kafka where
+    HOLDFAST_KAFKA_BOOTSTRAP is set, else from the outbox itself."""
     _log_to_stderr()
     _collect_seldom()
     worker = Persister(read_settings())
+    _on_end(worker.stop)
+    worker.run()
+
+
+@cli.command()
+def relay() -> None:
+    """Move events from the outbox to Kafka (HOLDFAST_KAFKA_BOOTSTRAP)."""
+    _log_to_stderr()
+    _collect_seldom()
+    worker = Relay(read_settings())
     _on_end(worker.stop)
     worker.run()
 

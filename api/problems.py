@@ -26,6 +26,7 @@ _PARTS = _SETTLES | {Status.EXCEEDS_RESERVATION: 409}
 HTTP_STATUS: dict[str, dict[Status, int]] = {
     "reserve": _EVERYWHERE
     | {
+        Status.BACKLOG_FULL: 503,
         Status.ALREADY_RESERVED: 200,
         Status.RESERVATION_MISMATCH: 422,
         Status.UNKNOWN_SKU: 404,
@@ -44,6 +45,7 @@ HTTP_STATUS: dict[str, dict[Status, int]] = {
     "stock": _EVERYWHERE | {Status.UNKNOWN_SKU: 404, Status.FOUND: 200},
     "movement": _EVERYWHERE
     | {
+        Status.BACKLOG_FULL: 503,
         Status.ALREADY_APPLIED: 200,
         Status.REQUEST_MISMATCH: 422,
         Status.UNKNOWN_SKU: 404,
@@ -73,6 +75,11 @@ PROBLEMS: dict[str, tuple[int, str, str]] = {
         503,
         "Closed until checked",
         "the stock is being checked after a restart; nothing was changed, try again",
+    ),
+    Status.BACKLOG_FULL: (
+        503,
+        "Too much is waiting for the ledger",
+        "nothing was changed; confirm and release still work",
     ),
     Status.STORE_FULL: (
         503,

@@ -327,6 +327,8 @@ def _translated(script: str, reply: Any) -> Any:
     """A reply as it is, a Status for all commands of the call, or None: ask again."""
     if reply == b"partition_closed":
         return Status.PARTITION_CLOSED
+    if reply == b"backlog_full":
+        return Status.BACKLOG_FULL
     if isinstance(reply, RedisConnectionError | RedisTimeoutError | NoScriptError):
         return None
     # Redis 6.2 wraps the refusal of a command inside a script into an error of the script.

@@ -196,6 +196,7 @@ def _operations(partition: int, settings: Settings) -> dict[type, Operation]:
     head = (keys.head(partition),)
     writes = (*head, keys.deadlines(partition), keys.outbox(partition))
     kept, lifetime = settings.retention_ms, settings.lifetime_max_ms
+    limits = (settings.outbox_max_events, settings.outbox_max_bytes)
 
     def by_reservation(command: Any) -> str:
         return str(command.reservation_id)
@@ -215,12 +216,18 @@ def _operations(partition: int, settings: Settings) -> dict[type, Operation]:
     res, mov = reservations, stock
     return {
         Movement: Operation(
-            "move", writes, (kept,), mov.encode_movement, mov.decode_movement, by_movement, one
+            "move",
+            writes,
+            (kept, *limits),
+            mov.encode_movement,
+            mov.decode_movement,
+            by_movement,
+            one,
         ),
         Reserve: Operation(
             "reserve",
             writes,
-            (kept,),
+            (kept, *limits),
             res.encode_reserve,
             res.decode_reserve,
             by_reservation,

@@ -16,6 +16,7 @@ class Status(StrEnum):
     # Before all others, for every operation.
     PARTITION_CLOSED = "partition_closed"
     STORE_FULL = "store_full"
+    BACKLOG_FULL = "backlog_full"
     UNAVAILABLE = "unavailable"
 
     # Internal: not decided by this script call, the engine asks again. Never leaves the engine.
@@ -59,4 +60,6 @@ class State(StrEnum):
 
 
 #: The same call, sent again later, may have another outcome.
-RETRYABLE = frozenset({Status.PARTITION_CLOSED, Status.STORE_FULL, Status.UNAVAILABLE})
+RETRYABLE = frozenset(
+    {Status.PARTITION_CLOSED, Status.STORE_FULL, Status.BACKLOG_FULL, Status.UNAVAILABLE}
+)

@@ -9,7 +9,9 @@
 --                   reference or '', reason or '', expected_on_hand or -1, 1 if a return goes back
 --                   into sale, fingerprint], …]
 --       2 retention_ms  how long an applied movement is remembered
--- RETURNS {now_ms, answers, damaged keys}, an answer a command, in order:
+--       3 outbox_max_events  with as many in the outbox receive is refused
+--       4 outbox_max_bytes   the same in bytes
+-- RETURNS {now_ms, answers, damaged keys}, an answer a command, in order: {backlog_full} |
 --         {already_applied, record} | {request_mismatch} | {unknown_sku, sku} |
 --         {stale_expectation, on_hand} | {would_break_holds, on_hand, held, quarantined} |
 --         {invalid_request, sku} (on_hand would pass 10^15) | {applied, record} | more_due;
@@ -17,6 +19,7 @@
 --         {fingerprint, at_ms, epoch, seq, on_hand, held, quarantined, safety_stock} of sku and
 --         location after the movement
 --- @include lib/writes_unless_full.lua
+--- @include lib/backlog.lua
 --- @include lib/batch.lua
 --- @include lib/finish.lua
 --- @include lib/movement.lua
@@ -27,6 +30,7 @@ if not is_open() then
   return 'partition_closed'
 end
 refuse_when_full()
+local is_full = is_backlog_full(tonumber(ARGV[3]), tonumber(ARGV[4]))
 
 for _, c in ipairs(commands) do
   local least = c[2] == 'count' and 0 or 1
@@ -39,6 +43,9 @@ end
 local function decide(c)
   local id, kind, sku, location, fingerprint = c[1], c[2], c[3], c[4], c[11]
   moved = moved + 1
+  if is_full and kind == 'receive' then
+    return {'backlog_full'}
+  end
   local known = applied_before(id, fingerprint)
   if known then
     return known

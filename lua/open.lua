@@ -25,12 +25,16 @@ if (kept[1] or '') ~= judged.epoch or (kept[2] or '') ~= judged.seq
 end
 
 local epoch, seq = (whole(kept[1]) or 0) + 1, whole(kept[2]) or 0
+local trimmed_seq = seq -- where head does not tell: all before the first entry
 if redis.call('EXISTS', KEYS[3]) == 1 then
   local info = redis.call('XINFO', 'STREAM', KEYS[3])
   for i = 1, #info, 2 do
     local last_epoch, last_seq = string.match(info[i] == 'last-generated-id' and info[i + 1] or '', '(%d+)-(%d+)')
     if last_epoch and (tonumber(last_epoch) >= epoch or tonumber(last_seq) > seq) then
       return {'outbox_ahead', info[i + 1]}
+    end
+    if info[i] == 'first-entry' and info[i + 1] then
+      trimmed_seq = tonumber(string.match(info[i + 1][1], '-(%d+)')) - 1
     end
   end
 end
@@ -39,4 +43,5 @@ read_head()
 begin_writes()
 redis.call('HSET', KEYS[1], 'epoch', integer(epoch), 'seq', integer(seq), 'run_id', judged.server,
   'replid', judged.replid, 'last_ms', integer(head.now), 'trimmer', ARGV[6])
+redis.call('HSETNX', KEYS[1], 'trimmed_seq', integer(trimmed_seq))
 return {'opened', epoch}

@@ -9,12 +9,15 @@
 --                   location or '', quantity; body: lua/lib/reservation.lua, with the same lines;
 --                   candidates: a list of locations a line, in order of preference
 --       2 retention_ms  how long an ended reservation is kept
+--       3 outbox_max_events  with as many in the outbox all are refused
+--       4 outbox_max_bytes   the same in bytes
 -- RETURNS {now_ms, answers, damaged keys}, an answer a command, in order:
 --         reserved (a word, or {reserved, value} where sourcing chose the locations) |
 --         {already_reserved, value} | {reservation_mismatch} | {unknown_sku, sku} |
 --         {insufficient_stock, {{sku, location or '', requested, available}, …}} | more_due;
---         partition_closed for the whole call (engine/statuses.py)
+--         partition_closed | backlog_full for the whole call (engine/statuses.py)
 --- @include lib/writes_unless_full.lua
+--- @include lib/backlog.lua
 --- @include lib/batch.lua
 --- @include lib/finish.lua
 --- @include lib/hold.lua
@@ -28,6 +31,9 @@ if not is_open() then
   return 'partition_closed'
 end
 refuse_when_full()
+if is_backlog_full(tonumber(ARGV[3]), tonumber(ARGV[4])) then
+  return 'backlog_full'
+end
 
 for _, command in ipairs(commands) do
   local lines = command[3]

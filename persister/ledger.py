@@ -20,6 +20,14 @@ class Position(msgspec.Struct, frozen=True, order=True):
     seq: int
 
 
+class KafkaMark(msgspec.Struct, frozen=True):
+    """Where in a topic the first event stands that the ledger has not; ``topic_id`` tells the topic
+    from another one that was made under its name later."""
+
+    topic_id: str
+    offset: int
+
+
 class Ledger:
     """The ledger of one partition, written by whoever holds its lease."""
 
@@ -44,15 +52,24 @@ class Ledger:
         self._connection.commit()
         return Position(row[0], row[1]) if row else Position(0, 0)
 
-    def write(self, events: Sequence[Event]) -> Position:
+    def kafka_mark(self) -> KafkaMark | None:
+        """Where to go on reading in Kafka; None where nothing was ever read from there."""
+        row = self._connection.execute(
+            QUERIES["kafka_mark"], {"partition": self._partition}
+        ).fetchone()
+        self._connection.commit()
+        return KafkaMark(row[0], row[1]) if row else None
+
+    def write(self, events: Sequence[Event], mark: KafkaMark | None = None) -> Position:
         """Write a batch in one transaction; the position after it.
 
         1. Lock and read the position.
-        2. Compare events at or below it with what is kept under their identity, and drop them.
+        2. Compare events at or below it with what is kept under their identity, and drop them;
+           likewise those that come twice within the batch.
         3. Check that the others follow the position without a gap.
         4. COPY events (each with the hash of the chain) and movements.
         5. Add to balances, keep live reservations along.
-        6. Move the position and the head of the chain, commit.
+        6. Move the position, the head of the chain and ``mark``, commit.
 
         PartitionStopped (and nothing written) where an event differs from the one kept under its
         seq, where a seq is missing, or where an epoch goes back.
@@ -67,7 +84,7 @@ class Ledger:
             known = [event for event in events if event.seq <= position.seq]
             if known:
                 self._compare(known)
-            fresh = [event for event in events if event.seq > position.seq]
+            fresh = _once([event for event in events if event.seq > position.seq])
             _check_order(position, fresh)
             if not fresh:
                 return position
@@ -77,7 +94,14 @@ class Ledger:
             last = Position(fresh[-1].epoch, fresh[-1].seq)
             connection.execute(
                 QUERIES["move_position"],
-                {"partition": partition, "epoch": last.epoch, "seq": last.seq, "hash": chained},
+                {
+                    "partition": partition,
+                    "epoch": last.epoch,
+                    "seq": last.seq,
+                    "hash": chained,
+                    "offset": mark.offset if mark else None,
+                    "topic_id": mark.topic_id if mark else None,
+                },
             )
         return last
 
@@ -104,11 +128,7 @@ class Ledger:
         }
         for event in events:
             if kept.get(event.seq) != (event.epoch, event.to_json().decode()):
-                raise PartitionStopped(
-                    f"partition {self._partition}: event {event.epoch}-{event.seq} differs from the"
-                    " one the ledger keeps under that seq; nothing more is written until somebody"
-                    " has looked (docs/operations.md, 'A partition stopped')"
-                )
+                raise _another(event)
 
     def _copy(self, events: Sequence[Event], chained: bytes) -> bytes:
         """Write events and movements; the new head of the chain."""
@@ -147,6 +167,26 @@ class Ledger:
                 "seqs": [total[3] for total in sums.values()],
             },
         )
+
+
+def _another(event: Event) -> PartitionStopped:
+    return PartitionStopped(
+        f"partition {event.partition}: event {event.epoch}-{event.seq} differs from the one the ledger"
+        " keeps under that seq; nothing more is written until somebody has looked"
+        " (docs/operations.md, 'A partition stopped')"
+    )
+
+
+def _once(events: list[Event]) -> list[Event]:
+    """Without those that come again (a relay that was killed sends twice). PartitionStopped where
+    one comes again with other content."""
+    if not events or events[-1].seq - events[0].seq + 1 == len(events):
+        return events
+    first: dict[int, Event] = {}
+    for event in events:
+        if first.setdefault(event.seq, event) != event:
+            raise _another(event)
+    return list(first.values())
 
 
 def _check_order(position: Position, events: Sequence[Event]) -> None:

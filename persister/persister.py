@@ -28,8 +28,9 @@ from engine.partitions import (
 from engine.scripts import Scripts
 from engine.settings import Settings
 from persister import database
+from persister.kafka import KafkaSource
 from persister.ledger import Ledger, Position
-from persister.sources import OutboxSource
+from persister.sources import OutboxSource, Source
 
 log = logging.getLogger("holdfast.persister")
 
@@ -98,7 +99,17 @@ class Persister:
 
     def _move(self, ledger: Ledger, redis: Redis) -> None:
         scripts = Scripts.for_server(redis.info("server"))
-        source = OutboxSource(redis, self._partition)
+        if not self._settings.kafka_bootstrap:
+            source = OutboxSource(redis, scripts, self._partition)
+            self._move_from(source, ledger, redis, scripts)
+            return
+        kafka = KafkaSource(self._settings, self._partition, ledger.kafka_mark())
+        try:
+            self._move_from(kafka, ledger, redis, scripts)
+        finally:
+            kafka.close()
+
+    def _move_from(self, source: Source, ledger: Ledger, redis: Redis, scripts: Scripts) -> None:
         position = ledger.position()
         check_at = drain_until = 0.0
         while True:
@@ -109,20 +120,24 @@ class Persister:
                     return
             if mono_s >= check_at:
                 # Before anything is read or trimmed: is this the Redis of this ledger?
-                self._open_if_closed(redis, scripts, position)
+                self._open_if_closed(redis, scripts, source, position)
+                source.begin(position)
                 if check_at == 0.0:
                     ledger.go_on()
                     source.committed(position)
                 check_at = mono_s + CHECK_OPEN_S
-            events = source.read(position, READ_WAIT_MS)
-            if events:
-                position = ledger.write(events)
+            batch = source.read(position, READ_WAIT_MS)
+            if batch.events:
+                position = ledger.write(batch.events, batch.mark)
                 source.committed(position)
             elif self._stopping.is_set():
                 return
 
-    def _open_if_closed(self, redis: Redis, scripts: Scripts, position: Position) -> None:
-        """Open a partition that is new or not behind the ledger.
+    def _open_if_closed(
+        self, redis: Redis, scripts: Scripts, source: Source, position: Position
+    ) -> None:
+        """Open a partition that is new or not behind the ledger, once the ledger has all that was
+        shipped.
 
         Redis is behind where the epoch or the seq of its head is lower than the ledger's position: it
         has lost writes that were shipped, and could sell those units again. Then it is closed, also
@@ -132,6 +147,8 @@ class Persister:
         server = read_server(redis)
         head = read_head(redis, self._partition)
         epoch, seq = head.position
+        if not head.is_open_on(server) and not source.is_drained():
+            return
         if epoch < position.epoch or seq < position.seq:
             if head.is_open_on(server):
                 close_partition(redis, self._partition)
@@ -143,18 +160,13 @@ class Persister:
         if head.is_open_on(server):
             self._warn_of_clock(redis, head)
             return
-        if head.trimmer not in ("", OutboxSource.trimmer):
-            raise PartitionStopped(
-                f"partition {self._partition}: the outbox is trimmed by {head.trimmer!r}; stop that"
-                " before a persister reads the outbox itself"
-            )
         opening = open_partition(
             redis,
             scripts,
             self._partition,
             judged=head,
             server=server,
-            trimmer=OutboxSource.trimmer,
+            trimmer=head.trimmer or ("relay" if self._settings.kafka_bootstrap else "persister"),
         )
         if opening is Opening.OPENED:
             log.info("opened partition %s into epoch %s", self._partition, epoch + 1)

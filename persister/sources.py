@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 from redis import Redis
 
-from engine import keys
 from engine.errors import PartitionStopped
-from engine.events import Event, read_entry
-from persister.ledger import Position
+from engine.events import Event
+from engine.partitions import read_head
+from engine.scripts import Scripts
+from persister.ledger import KafkaMark, Position
+from persister.outbox import Outbox
 
-EVENTS_A_BATCH = 5_000
-LINES_A_BATCH = 50_000
-#: An entry holds up to some thousand events, so this bounds the memory of one read.
-ENTRIES_MAX = 500
+
+class Batch(msgspec.Struct, frozen=True):
+    """Events, and where in Kafka the next one stands if they came from there."""
+
+    events: list[Event]
+    mark: KafkaMark | None = None
 
 
 class Source(Protocol):
     """Events of one partition."""
 
-    def read(self, after: Position, wait_ms: int) -> list[Event]:
-        """Events after a position, in order; empty where none came within ``wait_ms``."""
+    def begin(self, position: Position) -> None:
+        """Called again and again while at work, first before anything is read. PartitionStopped
+        where this source can't go on from there."""
+
+    def is_drained(self) -> bool:
+        """Has all that was shipped so far been read?"""
+
+    def read(self, after: Position, wait_ms: int) -> Batch:
+        """Events after a position, in order; none where none came within ``wait_ms``."""
 
     def committed(self, position: Position) -> None:
         """The ledger has all up to here: the source may forget it."""
@@ -31,45 +42,52 @@ class Source(Protocol):
 class OutboxSource:
     """Reads the outbox in Redis itself, and trims it up to what the ledger has committed."""
 
-    trimmer = "persister"
+    role = "persister"
 
-    def __init__(self, redis: Redis, partition: int) -> None:
+    def __init__(self, redis: Redis, scripts: Scripts, partition: int) -> None:
         self._redis = redis
         self._partition = partition
-        self._key = keys.outbox(partition)
-        self._entries = 100
+        # The ledger's own lease keeps a second persister away.
+        self._outbox = Outbox(redis, scripts, partition, self.role, holder=self.role)
+        self._bytes: list[tuple[int, int]] = []  # (seq, bytes) of entries read, not yet trimmed
 
-    def read(self, after: Position, wait_ms: int) -> list[Event]:
+    def begin(self, position: Position) -> None:
+        trimmer = self._outbox.keep()
+        if trimmer == self.role:
+            return
+        # The relay took away what Kafka has: that must be in the ledger, or it would be a gap.
+        first = self._outbox.first()
+        begins = first.events[0].seq if first and first.events else None
+        head_seq = read_head(self._redis, self._partition).position[1]
+        if (begins or head_seq + 1) > position.seq + 1:
+            raise PartitionStopped(
+                f"partition {self._partition}: events {position.seq + 1} to"
+                f" {(begins or head_seq + 1) - 1} are in Kafka only; run the persister with"
+                " HOLDFAST_KAFKA_BOOTSTRAP until the ledger has them, then read the outbox directly"
+                " (docs/operations.md, 'From Kafka to direct reading and back')"
+            )
+        self._outbox.become_trimmer()
+
+    def is_drained(self) -> bool:
+        return True
+
+    def read(self, after: Position, wait_ms: int) -> Batch:
         """About 5,000 events at most (whole entries). PartitionStopped where an entry can't be read."""
-        answer: Any = self._redis.xread(
-            {self._key: f"{after.epoch}-{after.seq}"}, count=self._entries, block=wait_ms
-        )
-        if not answer:
-            return []
-        entries = answer[0][1]
         events: list[Event] = []
-        read = lines = 0
-        for entry_id, fields in entries:
-            if len(events) >= EVENTS_A_BATCH or lines >= LINES_A_BATCH:
-                break
-            read += 1
-            name = entry_id.decode()
-            try:
-                entry = read_entry(self._partition, name, fields[b"events"])
-            except (msgspec.MsgspecError, ValueError, KeyError, IndexError) as error:
+        for entry in self._outbox.read((after.epoch, after.seq), wait_ms):
+            if entry.error:
                 if events:
                     break  # what can be read goes to the ledger first; then this one stops it
                 raise PartitionStopped(
-                    f"partition {self._partition}: outbox entry {name} can't be read ({error});"
-                    " nothing more is written until somebody has looked"
+                    f"partition {self._partition}: outbox entry {entry.epoch}-{entry.seq} can't be"
+                    f" read ({entry.error}); nothing more is written until somebody has looked"
                     " (docs/operations.md, 'A partition stopped')"
-                ) from None
-            events += entry
-            lines += sum([len(event.lines) for event in entry])
-        each = max(1, len(events) // read)
-        self._entries = max(1, min(ENTRIES_MAX, EVENTS_A_BATCH // each))
-        return events
+                )
+            events += entry.events
+            self._bytes.append((entry.seq, len(entry.raw)))
+        return Batch(events)
 
     def committed(self, position: Position) -> None:
-        minid = f"{position.epoch}-{position.seq + 1}"
-        self._redis.xtrim(self._key, minid=minid, approximate=False)
+        done = sum(size for seq, size in self._bytes if seq <= position.seq)
+        self._bytes = [(seq, size) for seq, size in self._bytes if seq > position.seq]
+        self._outbox.trim(position.epoch, position.seq, done)

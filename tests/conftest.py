@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from redis import Redis
 
-from api.kafka_server import KafkaServer
+from api.kafka_server import KafkaServer, find_kafka
 from api.servers import PostgresServer, RedisServer, ServerError, find_redis_binaries
 from engine.engine import Engine
 from engine.partitions import Opening, open_partition, read_head, read_server
@@ -128,6 +128,15 @@ async def engine(redis: Redis, redis_server: RedisServer) -> AsyncIterator[Engin
 @pytest.fixture
 def repository() -> Path:
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def embedded_kafka() -> None:
+    """For tests that start a broker of their own, to kill it."""
+    try:
+        find_kafka()
+    except ServerError as error:
+        _missing(f"Kafka ({error})")
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,8 @@ local function whole(text)
 end
 
 local function read_head()
-  local fields = redis.pcall('HMGET', KEYS[1], 'epoch', 'seq', 'run_id', 'last_ms', 'replid')
+  local fields = redis.pcall('HMGET', KEYS[1], 'epoch', 'seq', 'run_id', 'last_ms', 'replid',
+    'trimmed_seq', 'written_bytes', 'trimmed_bytes')
   if fields.err then
     return false
   end
@@ -26,7 +27,9 @@ local function read_head()
   local server_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
   head.epoch, head.seq = whole(fields[1]), whole(fields[2])
   head.run_id, head.replid = fields[3], fields[5]
-  head.now = math.max(server_ms, whole(fields[4]) or 0)
+  head.server_ms, head.now = server_ms, math.max(server_ms, whole(fields[4]) or 0)
+  head.trimmed_seq = whole(fields[6]) or head.seq
+  head.written_bytes, head.trimmed_bytes = whole(fields[7]) or 0, whole(fields[8]) or 0
   return head.epoch ~= nil and head.seq ~= nil
 end
 

@@ -21,7 +21,8 @@ local function write_outbox()
   if event_count == 0 then
     return
   end
-  redis.call('HSET', KEYS[1], 'seq', integer(head.seq), 'last_ms', integer(head.now))
-  redis.call('XADD', KEYS[3], integer(head.epoch) .. '-' .. integer(head.seq),
-    'events', '\221' .. struct.pack('>I4', event_count) .. table.concat(events))
+  local bytes = '\221' .. struct.pack('>I4', event_count) .. table.concat(events)
+  redis.call('HSET', KEYS[1], 'seq', integer(head.seq), 'last_ms', integer(head.now),
+    'written_bytes', integer(head.written_bytes + #bytes))
+  redis.call('XADD', KEYS[3], integer(head.epoch) .. '-' .. integer(head.seq), 'events', bytes)
 end

@@ -13,11 +13,16 @@ SELECT epoch, seq, hash FROM positions WHERE partition = %(partition)s FOR UPDAT
 SELECT partition, epoch, seq, stopped, updated_at FROM positions ORDER BY partition
 
 -- name: move_position
-INSERT INTO positions (partition, epoch, seq, hash)
-VALUES (%(partition)s, %(epoch)s, %(seq)s, %(hash)s)
+INSERT INTO positions (partition, epoch, seq, hash, kafka_offset, kafka_topic_id)
+VALUES (%(partition)s, %(epoch)s, %(seq)s, %(hash)s, %(offset)s, %(topic_id)s)
 ON CONFLICT ON CONSTRAINT positions_identity
 DO UPDATE SET epoch = EXCLUDED.epoch, seq = EXCLUDED.seq, hash = EXCLUDED.hash, stopped = NULL,
-  updated_at = now()
+  kafka_offset = coalesce(EXCLUDED.kafka_offset, positions.kafka_offset),
+  kafka_topic_id = coalesce(EXCLUDED.kafka_topic_id, positions.kafka_topic_id), updated_at = now()
+
+-- name: kafka_mark
+SELECT kafka_topic_id, kafka_offset FROM positions
+WHERE partition = %(partition)s AND kafka_offset IS NOT NULL
 
 -- name: stop_partition
 INSERT INTO positions (partition, epoch, seq, stopped) VALUES (%(partition)s, 0, 0, %(why)s)

@@ -20,7 +20,8 @@ SETTINGS = {f"HOLDFAST_{field.name.upper()}" for field in msgspec.structs.fields
 
 
 def test_every_part_has_a_service() -> None:
-    assert set(COMPOSE["services"]) == {"redis", "postgres", "api", "sweeper", "persister"}
+    servers, ours = {"redis", "kafka", "postgres"}, {"api", "sweeper", "relay", "persister"}
+    assert set(COMPOSE["services"]) == servers | ours == servers | set(OURS)
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -49,5 +50,12 @@ def test_foreign_images_are_pinned_by_version() -> None:
 
 
 def test_data_lives_in_volumes() -> None:
-    for name in ("redis", "postgres"):
+    for name in ("redis", "kafka", "postgres"):
         assert COMPOSE["services"][name]["volumes"][0].split(":")[0] in COMPOSE["volumes"]
+
+
+def test_whoever_is_waited_for_says_when_it_is_healthy() -> None:
+    for name, service in OURS.items():
+        for other, wanted in service["depends_on"].items():
+            assert wanted == {"condition": "service_healthy"}, name
+            assert "healthcheck" in COMPOSE["services"][other], other

@@ -1,0 +1,242 @@
+"""The relay: moves the outbox to Kafka, and trims only what Kafka has acknowledged in order.
+
+It may be killed anywhere: what was produced and not yet trimmed is sent again, and the ledger
+recognises it. Twice is allowed, never is not.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from typing import Any
+
+from confluent_kafka import KafkaError as KafkaCode
+from confluent_kafka import KafkaException, Producer
+from redis import Redis
+from redis.exceptions import RedisError
+
+from engine.errors import HoldfastError, PartitionStopped, StoreError
+from engine.partitions import read_head, read_server
+from engine.scripts import Scripts
+from engine.settings import Settings
+from persister.kafka import KafkaUnavailable, client_settings, ensure_topic
+from persister.outbox import Entry, LeaseTaken, Outbox
+from persister.persister import connect_redis
+
+log = logging.getLogger("holdfast.relay")
+
+READ_WAIT_MS = 50
+CHECK_S = 0.5
+PAUSE_S = 0.5
+DRAIN_S = 5.0
+REPEAT_WORD_S = 60.0
+IN_FLIGHT_EVENTS_MAX = 50_000
+IN_FLIGHT_BYTES_MAX = 64 * 1024 * 1024
+
+
+class Relay:
+    """The loop of one partition. ``run`` returns once ``stop`` was called."""
+
+    def __init__(self, settings: Settings, partition: int = 0) -> None:
+        if not settings.kafka_bootstrap:
+            raise StoreError(
+                "HOLDFAST_KAFKA_BOOTSTRAP is not set; name a broker, or leave the relay out:"
+                " a persister without it reads the outbox itself"
+            )
+        self._settings = settings
+        self._partition = partition
+        self._stopping = threading.Event()
+        self._last_word = ("", 0.0)
+
+    def stop(self) -> None:
+        """Ask ``run`` to end: it moves what is in the outbox, 5 s at most, and returns."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Work until stopped. What breaks on the way is said and tried again."""
+        while not self._stopping.is_set():
+            try:
+                self._work()
+            except PartitionStopped as error:
+                self._say(str(error), logging.CRITICAL)
+            except LeaseTaken as error:
+                self._say(str(error), logging.INFO)
+            except (HoldfastError, RedisError, OSError) as error:
+                self._say(str(error), logging.WARNING)
+            except Exception as error:  # whatever it is: events must go on once it is gone
+                self._say(f"unexpected: {error!r}", logging.CRITICAL)
+            self._stopping.wait(PAUSE_S)
+
+    def _work(self) -> None:
+        with connect_redis(self._settings.redis_url) as redis:
+            scripts = Scripts.for_server(redis.info("server"))
+            outbox = Outbox(redis, scripts, self._partition, "relay")
+            if outbox.keep() != "relay":
+                # All that the persister has not written yet is still in the outbox: nothing to drain.
+                outbox.become_trimmer()
+            ensure_topic(self._settings)
+            shipment = _Shipment(self._settings, self._partition)
+            try:
+                self._move(redis, outbox, shipment)
+                outbox.give_back()
+            finally:
+                shipment.close()
+
+    def _move(self, redis: Redis, outbox: Outbox, shipment: _Shipment) -> None:
+        """1. Read entries after the last one sent.
+        2. Produce their events in order.
+        3. Take what Kafka has acknowledged of whole entries, in order.
+        4. Trim the outbox up to the last of these.
+        """
+        after = (0, 0)
+        check_at = drain_until = 0.0
+        is_open = True
+        while True:
+            mono_s = time.monotonic()
+            if self._stopping.is_set():
+                drain_until = drain_until or mono_s + DRAIN_S
+            if mono_s >= check_at:
+                outbox.keep()
+                # Closed: this Redis may be an older one, or another; its persister will tell.
+                is_open = read_head(redis, self._partition).is_open_on(read_server(redis))
+                self._report(shipment)
+                check_at = mono_s + CHECK_S
+            entries: list[Entry] = []
+            if is_open and not shipment.is_full():
+                entries = outbox.read(after, 0 if shipment.events else READ_WAIT_MS)
+            for entry in entries:
+                if entry.error:
+                    shipment.flush()
+                    self._trim(outbox, shipment)
+                    raise PartitionStopped(
+                        f"partition {self._partition}: outbox entry {entry.epoch}-{entry.seq} can't be"
+                        f" read ({entry.error}); nothing more is sent until somebody has looked"
+                        " (docs/operations.md, 'A partition stopped')"
+                    )
+                shipment.send(entry)
+                after = (entry.epoch, entry.seq)
+            shipment.poll(0.0 if entries else 0.01)
+            self._trim(outbox, shipment)
+            if drain_until and (mono_s > drain_until or not (entries or shipment.events)):
+                return
+
+    @staticmethod
+    def _trim(outbox: Outbox, shipment: _Shipment) -> None:
+        acknowledged = shipment.take_acknowledged()
+        if acknowledged:
+            last = acknowledged[-1]
+            outbox.trim(last.epoch, last.seq, sum(len(entry.raw) for entry in acknowledged))
+
+    def _report(self, shipment: _Shipment) -> None:
+        waiting_s = shipment.waiting_s()
+        if waiting_s > REPEAT_WORD_S / 12:
+            self._say(
+                f"partition {self._partition}: Kafka has acknowledged nothing for a while; the outbox"
+                " grows (docs/operations.md, 'Kafka is away')",
+                logging.WARNING,
+            )
+
+    def _say(self, text: str, level: int) -> None:
+        """Log, but the same word at most once a minute."""
+        last, said_at = self._last_word
+        mono_s = time.monotonic()
+        if text != last or mono_s - said_at > REPEAT_WORD_S:
+            log.log(level, "%s", text)
+            self._last_word = (text, mono_s)
+
+
+class _Shipment:
+    """Entries on their way: produced, and acknowledged in order.
+
+    The producer is idempotent and never gives up a message (no timeout): what it acknowledges of one
+    partition stands there in the order it was sent. Anything else ends in KafkaUnavailable, and the
+    relay begins again at the head of the outbox.
+    """
+
+    def __init__(self, settings: Settings, partition: int) -> None:
+        self._topic = settings.kafka_topic
+        self._partition = partition
+        self._producer = Producer(
+            client_settings(settings)
+            | {
+                "enable.idempotence": True,
+                "enable.gapless.guarantee": True,
+                "acks": "all",
+                "message.timeout.ms": 0,
+                "linger.ms": 5,
+                "batch.size": 1_000_000,
+                "compression.type": "lz4",
+                "queue.buffering.max.messages": 4 * IN_FLIGHT_EVENTS_MAX,
+                "queue.buffering.max.kbytes": 4 * IN_FLIGHT_BYTES_MAX // 1024,
+            }
+        )
+        self._entries: deque[Entry] = deque()
+        self._acknowledged = 0  # events of the entries in the queue
+        self._moved_at = time.monotonic()
+        self._failure = ""
+        self.events = 0
+        self._bytes = 0
+
+    def is_full(self) -> bool:
+        return self.events >= IN_FLIGHT_EVENTS_MAX or self._bytes >= IN_FLIGHT_BYTES_MAX
+
+    def waiting_s(self) -> float:
+        """For how long nothing was acknowledged although something is on its way."""
+        return time.monotonic() - self._moved_at if self.events else 0.0
+
+    def send(self, entry: Entry) -> None:
+        if not self.events:
+            self._moved_at = time.monotonic()
+        self._entries.append(entry)
+        self.events += len(entry.events)
+        self._bytes += len(entry.raw)
+        for event in entry.events:
+            body = event.to_json()
+            while True:
+                try:
+                    self._producer.produce(
+                        self._topic, body, partition=self._partition, on_delivery=self._delivered
+                    )
+                    break
+                except BufferError:
+                    self.poll(0.1)
+                except KafkaException as error:
+                    raise KafkaUnavailable(
+                        f"partition {self._partition}: event {event.epoch}-{event.seq} can't be sent:"
+                        f" {error.args[0].str()}"
+                    ) from None
+
+    def poll(self, wait_s: float) -> None:
+        """Serve acknowledgements. KafkaUnavailable where one says no."""
+        self._producer.poll(wait_s)
+        if self._failure:
+            raise KafkaUnavailable(f"partition {self._partition}: {self._failure}")
+
+    def flush(self) -> None:
+        """Wait for what is on its way, 5 s at most."""
+        self._producer.flush(DRAIN_S)
+
+    def take_acknowledged(self) -> list[Entry]:
+        """The entries of which Kafka has every event, in order; they are forgotten here."""
+        done: list[Entry] = []
+        while self._entries and self._acknowledged >= len(self._entries[0].events):
+            entry = self._entries.popleft()
+            self._acknowledged -= len(entry.events)
+            self.events -= len(entry.events)
+            self._bytes -= len(entry.raw)
+            done.append(entry)
+        return done
+
+    def close(self) -> None:
+        """Drop what is still queued: it is in the outbox."""
+        self._producer.purge()
+        self._producer.flush(DRAIN_S)
+
+    def _delivered(self, error: KafkaCode | None, message: Any) -> None:
+        if error is not None:
+            self._failure = self._failure or f"Kafka did not take an event: {error.str()}"
+        else:
+            self._acknowledged += 1
+            self._moved_at = time.monotonic()

@@ -1,0 +1,308 @@
+"""Outbox, Kafka, ledger on real servers: each event once, whatever comes twice or is missing."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Thread
+
+import msgspec
+import psycopg
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from engine import keys
+from engine.events import Event, from_json
+from engine.partitions import read_head
+from engine.settings import Settings
+from persister import database
+from persister.audit import audit
+from persister.kafka import ensure_topic
+from persister.outbox import Outbox
+from persister.persister import connect_redis
+from persister.reconcile import reconcile
+from persister.relay import Relay
+from tests.kit import Partition
+from tests.running import eventually, ledger_seq, on_one_redis, persisting, rows, wait_for_ledger
+
+pytestmark = on_one_redis
+
+
+@pytest.fixture
+def settings(redis, redis_server, postgres_url, kafka_bootstrap) -> Settings:
+    return Settings(
+        redis_url=redis_server.url,
+        postgres_url=postgres_url,
+        kafka_bootstrap=kafka_bootstrap,
+        kafka_topic=f"test.{uuid.uuid4().hex}",
+    )
+
+
+@contextmanager
+def relaying(settings: Settings) -> Iterator[Relay]:
+    relay = Relay(settings)
+    thread = Thread(target=relay.run, name="relay")
+    thread.start()
+    try:
+        yield relay
+    finally:
+        relay.stop()
+        thread.join(30)
+        assert not thread.is_alive(), "the relay did not end"
+
+
+def filled(redis, holds: int = 50) -> Partition:
+    p = Partition(redis)
+    p.receive("A", 1_000)
+    for number in range(holds):
+        p.hold(f"R{number}", ("A", 1, "X"))
+    return p
+
+
+def messages(settings: Settings) -> list[bytes]:
+    """All that stands in the topic, in order."""
+    consumer = Consumer({"bootstrap.servers": settings.kafka_bootstrap, "group.id": "test"})
+    at = TopicPartition(settings.kafka_topic, 0)
+    low, high = consumer.get_watermark_offsets(at, timeout=10)
+    consumer.assign([TopicPartition(settings.kafka_topic, 0, low)])
+    found: list[bytes] = []
+    while len(found) < high - low:
+        found += [message.value() for message in consumer.consume(1000, 5)]
+    consumer.close()
+    return found
+
+
+def produce(settings: Settings, *bodies: bytes) -> None:
+    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap})
+    for body in bodies:
+        producer.produce(settings.kafka_topic, body, partition=0)
+    assert producer.flush(10) == 0
+
+
+def event(seq: int, **changes) -> Event:
+    made = Event(version=1, partition=0, epoch=1, seq=seq, type="extend", at_ms=seq, deadline_ms=9)
+    return msgspec.structs.replace(made, **changes)
+
+
+def check_clean(settings: Settings) -> None:
+    with (
+        database.connect(settings.postgres_url) as connection,
+        connect_redis(settings.redis_url) as redis,
+    ):
+        assert reconcile(redis, connection).differences == []
+        assert audit(connection).findings == []
+
+
+def stopped(settings: Settings) -> str:
+    """What the ledger says why it does not go on; '' where it does, or has no schema yet."""
+    try:
+        found = rows(settings.postgres_url, "SELECT stopped FROM positions")
+    except psycopg.errors.UndefinedTable:
+        return ""
+    return found[0][0] or "" if found else ""
+
+
+def test_events_go_through_kafka_in_order_and_the_outbox_is_emptied(settings, redis):
+    p = filled(redis)
+    with relaying(settings), persisting(settings):
+        wait_for_ledger(settings)
+        eventually("the outbox is empty", lambda: redis.xlen(keys.outbox(0)) == 0)
+    seqs = [from_json(body).seq for body in messages(settings)]
+    assert seqs == list(range(1, p.seq() + 1))
+    assert rows(settings.postgres_url, "SELECT kafka_offset FROM positions") == [(p.seq(),)]
+    assert (p.head()["trimmer"], p.head()["trimmed_seq"]) == ("relay", str(p.seq()))
+    check_clean(settings)
+
+
+def test_given_deaths_between_produce_and_trim_then_twice_in_kafka_and_once_in_the_ledger(
+    settings, redis, monkeypatch
+):
+    p = filled(redis)
+    deaths = []
+    trim = Outbox.trim
+
+    def die_first(self, *position):
+        if len(deaths) < 3:
+            deaths.append(position)
+            raise RuntimeError("killed")
+        trim(self, *position)
+
+    monkeypatch.setattr(Outbox, "trim", die_first)
+    with relaying(settings), persisting(settings):
+        wait_for_ledger(settings)
+        eventually("the outbox is empty", lambda: redis.xlen(keys.outbox(0)) == 0)
+    assert len(deaths) == 3
+    assert len(messages(settings)) > p.seq(), "nothing came twice: this test tests nothing"
+    assert rows(settings.postgres_url, "SELECT count(*) FROM events") == [(p.seq(),)]
+    check_clean(settings)
+
+
+def test_given_a_restart_then_the_persister_goes_on_at_its_offset(settings, redis):
+    p = filled(redis)
+    with relaying(settings):
+        with persisting(settings):
+            wait_for_ledger(settings)
+        for number in range(20):
+            p.hold(f"again-{number}", ("A", 1, "X"))
+        with persisting(settings):
+            wait_for_ledger(settings)
+    assert rows(settings.postgres_url, "SELECT kafka_offset FROM positions") == [(p.seq(),)]
+    check_clean(settings)
+
+
+@pytest.mark.parametrize(
+    ("stream", "kept", "word"),
+    [
+        ([1, 2, 3, 1, 2, 3, 4], 4, ""),
+        ([1, 2, 1, 3, 2, 4], 4, ""),
+        ([1, 3, 2], 0, "after event 0-0"),
+        ([1, 2, 4], 0, "what is between is missing"),
+    ],
+    ids=["duplicates", "two relays", "reordered", "a gap"],
+)
+def test_what_a_stream_may_be(settings, redis, stream, kept, word):
+    """Twice is recognised; another order or a gap stops the partition, and says so."""
+    ensure_topic(settings)
+    produce(settings, *[event(seq).to_json() for seq in stream])
+    with persisting(settings, until_open=False):
+        if kept:
+            eventually("all is in the ledger", lambda: ledger_seq(settings) == kept)
+        else:
+            assert eventually("it stops", lambda: stopped(settings))
+            assert "missing" in stopped(settings)
+    assert len(rows(settings.postgres_url, "SELECT seq FROM events")) == kept
+
+
+@pytest.mark.parametrize("in_one_batch", [True, False])
+def test_given_a_different_event_under_a_known_identity_then_it_stops(
+    settings, redis, in_one_batch
+):
+    ensure_topic(settings)
+    other = event(2, deadline_ms=10).to_json()
+    produce(settings, event(1).to_json(), event(2).to_json(), *[other] * in_one_batch)
+    with persisting(settings, until_open=False):
+        if not in_one_batch:
+            eventually("both are in the ledger", lambda: ledger_seq(settings) == 2)
+            produce(settings, other)
+        assert eventually("it stops", lambda: stopped(settings))
+        assert "1-2 differs" in stopped(settings)
+
+
+@pytest.mark.parametrize("body", [b"", b"junk", b"{}", event(2, version=2).to_json()])
+def test_given_a_message_that_is_no_event_then_it_stops_behind_what_can_be_read(
+    settings, redis, body
+):
+    ensure_topic(settings)
+    produce(settings, event(1).to_json(), body, event(2).to_json())
+    with persisting(settings, until_open=False):
+        assert eventually("it stops", lambda: stopped(settings))
+        assert "the message at offset 1 is no event" in stopped(settings)
+    assert ledger_seq(settings) == 1
+
+
+def test_given_the_head_of_the_topic_is_deleted_then_what_is_missing_is_told(settings, redis):
+    filled(redis)
+    with relaying(settings):
+        eventually("all is in Kafka", lambda: redis.xlen(keys.outbox(0)) == 0)
+    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
+    at = TopicPartition(settings.kafka_topic, 0, 10)
+    for future in admin.delete_records([at]).values():
+        future.result()
+    with persisting(settings, until_open=False):
+        assert eventually("it stops", lambda: stopped(settings))
+        assert "after event 0-0 came 1-11" in stopped(settings)
+
+
+def test_given_a_topic_made_anew_then_it_is_read_from_its_beginning(settings, redis):
+    p = filled(redis)
+    with relaying(settings), persisting(settings):
+        wait_for_ledger(settings)
+        eventually("the outbox is empty", lambda: redis.xlen(keys.outbox(0)) == 0)
+    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
+    admin.delete_topics([settings.kafka_topic])[settings.kafka_topic].result()
+    for number in range(100):
+        p.hold(f"again-{number}", ("A", 1, "X"))
+    with relaying(settings), persisting(settings):
+        wait_for_ledger(settings)
+    assert rows(settings.postgres_url, "SELECT kafka_offset FROM positions") == [(100,)]
+    check_clean(settings)
+
+
+def test_given_a_closed_partition_then_nothing_is_sent_and_kafka_is_drained_before_it_opens(
+    settings, redis
+):
+    p = filled(redis)
+    with relaying(settings):
+        eventually("all is in Kafka", lambda: redis.xlen(keys.outbox(0)) == 0)
+        redis.hset(keys.head(0), "run_id", "")
+        with persisting(settings):
+            assert ledger_seq(settings) == p.seq()
+    assert read_head(redis, 0).epoch == "2"
+    check_clean(settings)
+
+
+def test_given_a_relay_at_work_then_a_second_waits_for_its_end(settings, redis, caplog):
+    caplog.set_level("INFO")
+    p = filled(redis, 1)
+    with relaying(settings):
+        eventually("the first is at work", lambda: p.head().get("trimmer") == "relay")
+        holder = p.head()["lease"]
+        with relaying(settings):
+            eventually("the second waits", lambda: "waiting for it" in caplog.text)
+            assert p.head()["lease"] == holder
+    # The first has ended and given its lease back.
+    with relaying(settings):
+        eventually(
+            "the third is at work",
+            lambda: redis.hget(keys.head(0), "lease").decode() != holder,
+        )
+
+
+def test_over_to_kafka_and_back_loses_nothing(settings, redis):
+    direct = msgspec.structs.replace(settings, kafka_bootstrap="")
+    p = filled(redis)
+    with persisting(direct):
+        wait_for_ledger(direct)
+    p.hold("between-1", ("A", 1, "X"))
+    with relaying(settings), persisting(settings):
+        wait_for_ledger(settings)
+        eventually("the outbox is empty", lambda: redis.xlen(keys.outbox(0)) == 0)
+    p.hold("between-2", ("A", 1, "X"))
+    with persisting(direct):
+        wait_for_ledger(direct)
+    assert p.head()["trimmer"] == "persister"
+    p.hold("between-3", ("A", 1, "X"))
+    with relaying(settings), persisting(settings):
+        wait_for_ledger(settings)
+    assert p.head()["trimmer"] == "relay"
+    check_clean(settings)
+
+
+def test_given_events_in_kafka_only_then_direct_reading_is_refused_with_what_to_do(settings, redis):
+    p = filled(redis)
+    with relaying(settings):
+        eventually("all is in Kafka", lambda: redis.xlen(keys.outbox(0)) == 0)
+    p.hold("later", ("A", 1, "X"))
+    direct = msgspec.structs.replace(settings, kafka_bootstrap="")
+    with persisting(direct, until_open=False):
+        assert eventually("it is refused", lambda: stopped(direct))
+        assert "events 1 to 51 are in Kafka only; run the persister with HOLDFAST_KAFKA" in stopped(
+            direct
+        )
+    assert p.head()["trimmer"] == "relay"
+    with relaying(settings), persisting(settings):
+        wait_for_ledger(settings)
+    check_clean(settings)
+
+
+def test_given_no_kafka_then_the_relay_waits_and_selling_goes_on(settings, redis, caplog):
+    away = msgspec.structs.replace(settings, kafka_bootstrap="127.0.0.1:1")
+    p = filled(redis, 1)
+    with relaying(away):
+        eventually("it says so", lambda: "Kafka does not answer" in caplog.text)
+        p.hold("meanwhile", ("A", 1, "X"))
+    assert p.redis.xlen(keys.outbox(0)) == 3
+    with pytest.raises(Exception, match="HOLDFAST_KAFKA_BOOTSTRAP is not set"):
+        Relay(msgspec.structs.replace(settings, kafka_bootstrap=""))

@@ -1,0 +1,91 @@
+"""lua/trim.lua: one holder at a time trims the outbox; and what a full outbox refuses."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine import keys
+from engine.model import Confirm, Release
+from engine.settings import Settings
+from tests.kit import WRITES, Partition, move, reserve
+
+
+@pytest.fixture
+def p(redis):
+    return Partition(redis)
+
+
+def trim(p, holder, lease_ms=3000, role="", epoch="", seq=0, size=0):
+    answer = p.script("trim", WRITES, holder, lease_ms, role, epoch, seq, size)
+    return [part.decode() if isinstance(part, bytes) else part for part in answer]
+
+
+def test_given_a_holder_then_another_is_refused_and_nothing_is_trimmed(p):
+    p.receive("A", 10)
+    assert trim(p, "relay:1", role="relay") == ["kept", "relay"]
+    word, holder, left = trim(p, "persister", role="persister", epoch="1", seq=1, size=9)
+    assert (word, holder) == ("taken", "relay:1") and 0 < left <= 3000
+    assert p.redis.xlen(keys.outbox(0)) == 1 and p.head()["trimmer"] == "relay"
+
+
+def test_given_a_lease_given_back_or_over_then_the_next_has_it(p):
+    trim(p, "relay:1")
+    trim(p, "relay:1", lease_ms=0)
+    assert trim(p, "relay:2")[0] == "kept"
+    p.redis.hset(keys.head(0), "lease_until_ms", 1)
+    assert trim(p, "relay:3")[0] == "kept"
+
+
+def test_given_a_clock_set_back_then_a_lease_far_away_is_none(p):
+    trim(p, "relay:1")
+    p.redis.hset(keys.head(0), "lease_until_ms", 9_999_999_999_999)
+    assert trim(p, "relay:2")[0] == "kept"
+
+
+def test_given_no_head_then_nothing_is_written(redis):
+    p = Partition(redis)
+    redis.flushall()
+    assert trim(p, "relay:1") == ["no_head"]
+    assert redis.dbsize() == 0
+
+
+def test_trimming_forgets_events_and_bytes_up_to_the_seq(p):
+    for number in range(4):
+        p.receive(f"S{number}", 1)
+    sizes = [len(fields[b"events"]) for _, fields in p.redis.xrange(keys.outbox(0))]
+    assert p.head()["written_bytes"] == str(sum(sizes)) and p.head()["trimmed_seq"] == "0"
+    trim(p, "relay:1", epoch="1", seq=3, size=sum(sizes[:3]))
+    assert [event.seq for event in p.events()] == [4]
+    assert (p.head()["trimmed_seq"], p.head()["trimmed_bytes"]) == ("3", str(sum(sizes[:3])))
+    trim(p, "relay:1", epoch="1", seq=4, size=0)
+    assert p.head()["trimmed_bytes"] == p.head()["written_bytes"], "empty: the sums meet again"
+
+
+@pytest.mark.parametrize("setting", ["outbox_max_events", "outbox_max_bytes"])
+def test_given_a_full_outbox_then_what_begins_is_refused_and_what_has_begun_can_end(redis, setting):
+    p = Partition(redis)
+    p.receive("A", 10)
+    p.hold("R1", ("A", 1, "X"))
+    p.hold("R2", ("A", 1, "X"))
+    limit = 3 if setting == "outbox_max_events" else int(p.head()["written_bytes"])
+    p.settings = Settings(**{setting: limit})
+    before = p.dump()
+    assert p.one(reserve("R3", ("A", 1, "X"))).status == "backlog_full"
+    assert p.one(reserve("R1", ("A", 1, "X"))).status == "backlog_full", "before all others"
+    assert p.one(move("receive", "A", 1)).status == "backlog_full"
+    assert p.dump() == before
+    assert p.one(Confirm(reservation_id="R1")).status == "confirmed"
+    assert p.one(Release(reservation_id="R2")).status == "released"
+    assert p.one(move("damage", "A", 1)).status == "applied"
+    trim(p, "relay:1", epoch="1", seq=p.seq())
+    assert p.one(reserve("R3", ("A", 1, "X"))).status == "reserved"
+
+
+def test_given_an_older_head_when_opened_then_what_is_in_the_outbox_counts(p):
+    for number in range(3):
+        p.receive(f"S{number}", 1)
+    p.redis.xtrim(keys.outbox(0), minid="1-2", approximate=False)
+    p.redis.hdel(keys.head(0), "trimmed_seq")
+    p.redis.hset(keys.head(0), "run_id", "")
+    p.open()
+    assert p.head()["trimmed_seq"] == "1"
