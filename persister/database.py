@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,7 @@ def copy_text(value: str | None) -> str:
     return _NULL if value is None else value.replace("\\", "\\\\")
 
 
+@lru_cache(maxsize=4096)  # the events of one script call share their moment
 def copy_time(ms: int) -> str:
     """A moment in ms since 1970 in a COPY row."""
     moment = datetime.fromtimestamp(ms // 1000, UTC)

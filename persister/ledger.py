@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -11,6 +11,8 @@ from engine.events import Event
 from persister.chain import CHAIN_START, chain
 from persister.database import QUERIES, Connection, copy_text, copy_time
 from persister.live import keep_live
+
+COPY_EVENTS = 250
 
 
 class Position(msgspec.Struct, frozen=True, order=True):
@@ -132,16 +134,18 @@ class Ledger:
 
     def _copy(self, events: Sequence[Event], chained: bytes) -> bytes:
         """Write events and movements; the new head of the chain."""
-        rows = []
-        for event in events:
-            body = event.to_json()
-            chained = chain(chained, body)
-            rows.append(_event_row(event, body, chained))
         with self._connection.cursor() as cursor:
             with cursor.copy(QUERIES["copy_events"]) as copy:
-                copy.write("".join(rows))
+                for part in _parts(events):
+                    rows = []
+                    for event in part:
+                        body = event.to_json()
+                        chained = chain(chained, body)
+                        rows.append(_event_row(event, body, chained))
+                    copy.write("".join(rows))
             with cursor.copy(QUERIES["copy_movements"]) as copy:
-                copy.write("".join([row for event in events for row in _movement_rows(event)]))
+                for part in _parts(events):
+                    copy.write("".join([row for event in part for row in _movement_rows(event)]))
         return chained
 
     def _add_to_balances(self, events: Sequence[Event]) -> None:
@@ -167,6 +171,12 @@ class Ledger:
                 "seqs": [total[3] for total in sums.values()],
             },
         )
+
+
+def _parts(events: Sequence[Event]) -> Iterator[Sequence[Event]]:
+    """What is handed to COPY at a time: PostgreSQL takes in one part while the next is made."""
+    for start in range(0, len(events), COPY_EVENTS):
+        yield events[start : start + COPY_EVENTS]
 
 
 def _another(event: Event) -> PartitionStopped:
