@@ -20,6 +20,13 @@ _FILTERS = ("sku", "location", "reservation_id", "order_id")
 _PARAMETERS = frozenset({*_FILTERS, "cursor", "limit"})
 _PLACE = ("partition", "epoch", "seq", "line")
 _START = (-1, 0, 0, 0)
+#: PostgreSQL is away, has no ledger yet, or `holdfast db init` has not let this login in.
+_AWAY = (
+    psycopg.OperationalError,
+    PoolTimeout,
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.InsufficientPrivilege,
+)
 
 
 def ledger_pool(url: str) -> AsyncConnectionPool[Any]:
@@ -44,13 +51,13 @@ def ledger_pool(url: str) -> AsyncConnectionPool[Any]:
 async def read_ledger(
     pool: AsyncConnectionPool[Any], query: str, values: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Rows of a named query. Problem 503 where PostgreSQL is away or has no ledger yet."""
+    """Rows of a named query. Problem 503 where PostgreSQL is away or has no ledger for us yet."""
     try:
         async with pool.connection() as connection:
             cursor = await connection.execute(QUERIES[query], values)
             rows: list[dict[str, Any]] = await cursor.fetchall()
             return rows
-    except (psycopg.OperationalError, PoolTimeout, psycopg.errors.UndefinedTable) as error:
+    except _AWAY as error:
         why = " ".join(str(error).split())
         raise Problem("unavailable", f"the ledger can't be read right now: {why}") from None
 

@@ -1,8 +1,7 @@
-"""PostgreSQL: connections, named queries, migrations. The only place that reads ``sql/``."""
+"""PostgreSQL: connections, migrations, values for COPY."""
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -11,21 +10,13 @@ from typing import Any
 import psycopg
 
 from engine.errors import LedgerError
+from persister import grants
+from persister.queries import QUERIES as QUERIES
+from persister.queries import migrations as migrations
 
-SQL = Path(__file__).parent / "sql"
 _MIGRATION_LOCK = 1215193669
 
 Connection = psycopg.Connection[tuple[Any, ...]]
-
-
-def _load_queries() -> dict[str, str]:
-    text = (SQL / "queries.sql").read_text(encoding="utf-8")
-    blocks = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)[1:]
-    return {name: block.strip() for name, block in zip(blocks[::2], blocks[1::2], strict=True)}
-
-
-#: The queries of ``sql/queries.sql`` by name; written by us, so no text of a user is ever in one.
-QUERIES = _load_queries()
 
 
 def connect(url: str) -> Connection:
@@ -44,46 +35,69 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def migrations() -> list[tuple[int, Path]]:
-    """The numbered migrations, in order."""
-    return sorted((int(path.name[:4]), path) for path in (SQL / "migrations").glob("*.sql"))
-
-
 def migrate(connection: Connection) -> list[str]:
     """Bring the schema up to date, in one transaction; the names of what was applied.
 
-    Safe to call from many processes at once. LedgerError where the schema is newer than this program.
+    Safe to call from many processes at once. Where nothing is to be applied, reading is all the right
+    it takes. A ledger that ``holdfast db init`` has given to its owner is changed as that owner, and
+    what is new gets its grants. LedgerError where the schema is newer than this program, or where
+    this login may not apply what is missing.
     """
     with connection.transaction():
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", [_MIGRATION_LOCK])
-        encoding = connection.info.parameter_status("server_encoding")
-        if encoding != "UTF8":
+        pending = _pending(connection)
+        if not pending:
+            return []
+        try:
+            with connection.transaction():
+                return _apply(connection)
+        except psycopg.errors.InsufficientPrivilege as error:
+            names = ", ".join(path.stem for _, path in pending)
             raise LedgerError(
-                f"the database's encoding is {encoding}; it must be UTF8, or not every order could be"
-                " written: create the database anew with ENCODING 'UTF8'"
-            )
-        connection.execute(
-            "CREATE TABLE IF NOT EXISTS schema_migrations (version integer PRIMARY KEY,"
-            " name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+                f"the ledger lacks {names}, and this login may not apply that"
+                f" ({_one_line(error)}); run 'holdfast db init' with an owner's HOLDFAST_POSTGRES_URL"
+            ) from None
+
+
+def _apply(connection: Connection) -> list[str]:
+    of_owner = grants.owners(connection).get("schema_migrations") == grants.OWNER
+    if of_owner:
+        connection.execute(QUERIES["become"], {"role": grants.OWNER})
+    connection.execute("SELECT pg_advisory_xact_lock(%s)", [_MIGRATION_LOCK])
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        raise LedgerError(
+            f"the database's encoding is {encoding}; it must be UTF8, or not every order could be"
+            " written: create the database anew with ENCODING 'UTF8'"
         )
-        known = {row[0] for row in connection.execute("SELECT version FROM schema_migrations")}
-        available = migrations()
-        newer = known - {version for version, _ in available}
-        if newer:
-            raise LedgerError(
-                f"the ledger's schema has migration {max(newer)}, which this program does not know;"
-                " run the newer program that made it"
-            )
-        applied = []
-        for version, path in available:
-            if version not in known:
-                connection.execute(path.read_text(encoding="utf-8"))
-                connection.execute(
-                    "INSERT INTO schema_migrations (version, name) VALUES (%s, %s)",
-                    [version, path.stem],
-                )
-                applied.append(path.stem)
-    return applied
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS schema_migrations (version integer PRIMARY KEY,"
+        " name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+    )
+    pending = _pending(connection)  # another process may have been first
+    for version, path in pending:
+        connection.execute(path.read_text(encoding="utf-8"))
+        connection.execute(
+            "INSERT INTO schema_migrations (version, name) VALUES (%s, %s)", [version, path.stem]
+        )
+    if of_owner:
+        grants.grant(connection)
+    return [path.stem for _, path in pending]
+
+
+def _pending(connection: Connection) -> list[tuple[int, Path]]:
+    """The migrations that are still to be applied. LedgerError where the schema is newer."""
+    there = connection.execute(QUERIES["has_migrations"]).fetchone()
+    known = set()
+    if there and there[0]:
+        known = {row[0] for row in connection.execute(QUERIES["known_migrations"])}
+    available = migrations()
+    newer = known - {version for version, _ in available}
+    if newer:
+        raise LedgerError(
+            f"the ledger's schema has migration {max(newer)}, which this program does not know;"
+            " run the newer program that made it"
+        )
+    return [(version, path) for version, path in available if version not in known]
 
 
 _NULL = "\\N"

@@ -1,4 +1,4 @@
--- Every query of the ledger under a name (persister/database.py reads this file).
+-- Every query of the ledger under a name (persister/queries.py reads this file).
 
 -- name: lock_partition
 SELECT pg_try_advisory_lock(1215193670, %(partition)s)
@@ -120,3 +120,62 @@ SELECT sku, location, on_hand, held, quarantined, seq FROM balances WHERE partit
 -- name: audit_live
 SELECT reservation_id, order_id, customer_id, fingerprint, created_ms, deadline_ms, seq, lines
 FROM live_reservations WHERE partition = %(partition)s
+
+-- name: has_migrations
+SELECT to_regclass('schema_migrations') IS NOT NULL
+
+-- name: known_migrations
+SELECT version FROM schema_migrations
+
+-- name: owners
+SELECT c.relname, r.rolname FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = current_schema() AND c.relkind IN ('r', 'p')
+  AND c.relname = ANY(%(tables)s::text[])
+ORDER BY c.relname
+
+-- name: sequences_of
+SELECT s.relname FROM pg_class t
+JOIN pg_namespace n ON n.oid = t.relnamespace AND n.nspname = current_schema()
+JOIN pg_depend d ON d.refobjid = t.oid AND d.refclassid = 'pg_class'::regclass
+  AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
+JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+WHERE t.relname = %(table)s
+
+-- name: trigger_functions
+SELECT DISTINCT p.proname, r.rolname FROM pg_trigger t
+JOIN pg_class c ON c.oid = t.tgrelid
+JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = current_schema()
+JOIN pg_proc p ON p.oid = t.tgfoid AND p.pronamespace = n.oid
+JOIN pg_roles r ON r.oid = p.proowner
+WHERE c.relname = ANY(%(tables)s::text[]) AND NOT t.tgisinternal
+
+-- name: roles_there
+SELECT rolname FROM pg_roles WHERE rolname = ANY(%(names)s::text[])
+
+-- name: login
+SELECT rolcanlogin, rolsuper FROM pg_roles WHERE rolname = %(name)s
+
+-- name: is_member
+SELECT pg_has_role(%(name)s::name, %(group)s::name, 'USAGE')
+
+-- name: lock_timeout
+SELECT set_config('lock_timeout', %(timeout)s, true)
+
+-- name: become
+SELECT set_config('role', %(role)s, true)
+
+-- name: my_rights
+SELECT current_user::text, r.rolsuper, current_database()::text, current_schema()::text,
+  pg_has_role(d.datdba, 'USAGE') AS owns_database,
+  (SELECT pg_has_role(nspowner, 'USAGE') FROM pg_namespace WHERE nspname = current_schema())
+FROM pg_roles r, pg_database d
+WHERE r.rolname = current_user AND d.datname = current_database()
+
+-- name: may_become_owner
+SELECT pg_has_role('holdfast_owner'::name, %(right)s::text)
+
+-- name: roles_reach_schema
+SELECT has_schema_privilege('holdfast_owner', current_schema(), 'CREATE')
+  AND has_schema_privilege('holdfast_writer', current_schema(), 'USAGE')
+  AND has_schema_privilege('holdfast_reader', current_schema(), 'USAGE')
