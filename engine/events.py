@@ -61,7 +61,23 @@ class Moved(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="move"):
     lines: list[str | int]
 
 
-_decode_entry = msgspec.msgpack.Decoder(list[Reserved | Extended | Taken | Moved]).decode
+class Repaired(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="repair"):
+    """What reconciliation mended; ``state`` the reservation's after it, -1 where it is about stock;
+    ``lines`` as in Moved. Those of a drift tell what was found and what takes it back: they add up to
+    0."""
+
+    seq: int
+    at_ms: int
+    reservation_id: str
+    order_id: str
+    customer_id: str
+    state: int
+    reason: str
+    lines: list[str | int]
+
+
+Packed = Reserved | Extended | Taken | Moved | Repaired
+_decode_entry = msgspec.msgpack.Decoder(list[Packed]).decode
 
 
 class EventLine(msgspec.Struct, frozen=True, gc=False):
@@ -78,8 +94,9 @@ class EventLine(msgspec.Struct, frozen=True, gc=False):
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One state change with all its lines, in public form. Times in ms since 1970.
 
-    ``type`` is the operation: reserve, extend, confirm, release, expire, or a movement's type.
-    ``status`` is the reservation's after a confirm, release or expire: ``held`` while units are left.
+    ``type`` is the operation: reserve, extend, confirm, release, expire, repair, or a movement's type.
+    ``status`` is the reservation's after a confirm, release, expire or repair: ``held`` while units are
+    left.
     """
 
     version: int
@@ -128,7 +145,7 @@ def read_entry(partition: int, entry_id: str, data: bytes) -> list[Event]:
     return events
 
 
-def _public(partition: int, epoch: int, packed: Reserved | Extended | Taken | Moved) -> Event:
+def _public(partition: int, epoch: int, packed: Packed) -> Event:
     fields: dict[str, Any] = {
         "version": VERSION,
         "partition": partition,
@@ -137,14 +154,24 @@ def _public(partition: int, epoch: int, packed: Reserved | Extended | Taken | Mo
         "at_ms": packed.at_ms,
     }
     if isinstance(packed, Moved):
-        flat: list[Any] = packed.lines
         return Event(
             type=packed.kind,
             movement_id=packed.movement_id,
             fingerprint=packed.fingerprint,
             reference=packed.reference or None,
             reason=packed.reason or None,
-            lines=tuple([EventLine(*flat[i : i + 6]) for i in range(0, len(flat), 6)]),
+            lines=_lines(packed.lines),
+            **fields,
+        )
+    if isinstance(packed, Repaired):
+        return Event(
+            type="repair",
+            reservation_id=packed.reservation_id or None,
+            order_id=packed.order_id or None,
+            customer_id=packed.customer_id or None,
+            status=STATES[packed.state] if packed.state >= 0 else None,
+            reason=packed.reason,
+            lines=_lines(packed.lines),
             **fields,
         )
     body = packed.body
@@ -179,3 +206,7 @@ def _public(partition: int, epoch: int, packed: Reserved | Extended | Taken | Mo
         ),
         **fields,
     )
+
+
+def _lines(flat: list[Any]) -> tuple[EventLine, ...]:
+    return tuple([EventLine(*flat[i : i + 6]) for i in range(0, len(flat), 6)])

@@ -101,7 +101,7 @@ def flat(lines: Sequence[Line]) -> list[str | int]:
     return out
 
 
-def _as_string(data: bytes) -> msgspec.Raw:
+def as_string(data: bytes) -> msgspec.Raw:
     """Bytes as a msgpack string: Redis' Lua library knows no msgpack binary."""
     return msgspec.Raw(b"\xdb" + len(data).to_bytes(4, "big") + data)
 
@@ -124,7 +124,7 @@ def encode_reserve(command: Reserve) -> object:
         command.reservation_id,
         _check_ttl(command.ttl_ms),
         triples,
-        _as_string(_encode(body)),
+        as_string(_encode(body)),
     )
     for line in lines:
         if line.candidates:

@@ -69,8 +69,10 @@ def apply(event: Event, live: dict[str, Live]) -> None:
 
 
 def _change(event: Event, held: Live) -> None:
-    """An extend, or a part of a reservation that stays held."""
+    """An extend, a repair, or a part of a reservation that stays held."""
     held.seq = event.seq
+    if event.type == "repair":
+        return  # Redis was given back what stands here
     if event.type == "extend":
         held.deadline_ms = event.deadline_ms or held.deadline_ms
         return

@@ -179,3 +179,53 @@ SELECT pg_has_role('holdfast_owner'::name, %(right)s::text)
 SELECT has_schema_privilege('holdfast_owner', current_schema(), 'CREATE')
   AND has_schema_privilege('holdfast_writer', current_schema(), 'USAGE')
   AND has_schema_privilege('holdfast_reader', current_schema(), 'USAGE')
+
+-- name: live_slice
+SELECT reservation_id, order_id, customer_id, fingerprint, created_ms, deadline_ms, seq, lines
+FROM live_reservations WHERE partition = %(partition)s AND reservation_id > %(after)s
+ORDER BY reservation_id LIMIT %(limit)s
+
+-- name: leaked_holds
+SELECT coalesce(b.sku, l.sku), coalesce(b.location, l.location), coalesce(b.on_hand, 0),
+  coalesce(b.held, 0), coalesce(b.quarantined, 0), coalesce(b.seq, 0), coalesce(l.held, 0)
+FROM (SELECT * FROM balances WHERE partition = %(partition)s) AS b
+FULL JOIN (
+  SELECT line->>0 AS sku, line->>1 AS location, sum((line->>2)::bigint
+    - coalesce((line->>3)::bigint, 0) - coalesce((line->>4)::bigint, 0))::bigint AS held
+  FROM live_reservations, json_array_elements(lines) AS line
+  WHERE partition = %(partition)s GROUP BY 1, 2
+) AS l ON l.sku = b.sku AND l.location = b.location
+WHERE coalesce(b.held, 0) <> coalesce(l.held, 0)
+ORDER BY 1, 2
+
+-- name: held_by
+SELECT reservation_id, sku, location, sum(held_delta)::bigint FROM movements
+WHERE partition = %(partition)s AND reservation_id = ANY(%(ids)s::text[])
+GROUP BY reservation_id, sku, location HAVING sum(held_delta) <> 0
+
+-- name: events_of_reservation
+SELECT body::text FROM events
+WHERE partition = %(partition)s AND body->>'reservation_id' = %(reservation_id)s
+  AND (epoch, seq) >= (SELECT max(epoch), max(seq) FROM movements WHERE partition = %(partition)s
+    AND reservation_id = %(reservation_id)s AND type = 'reserve')
+ORDER BY epoch, seq
+
+-- name: lock_repair
+SELECT pg_try_advisory_lock(1215193671, %(partition)s)
+
+-- name: unlock_repair
+SELECT pg_advisory_unlock(1215193671, %(partition)s)
+
+-- name: next_reconciliation
+SELECT nextval('reconciliations_reconciliation_id_seq')
+
+-- name: keep_reconciliation
+INSERT INTO reconciliations (reconciliation_id, partition, started_at, finished_at, duration_ms,
+  checked, reservations_checked, differences, repaired, trigger, clean)
+VALUES (%(reconciliation_id)s, %(partition)s, %(started_at)s, now(), %(duration_ms)s, %(checked)s,
+  %(reservations_checked)s, %(differences)s, %(repaired)s, %(trigger)s, %(clean)s)
+
+-- name: latest_reconciliation
+SELECT reconciliation_id, partition, started_at, finished_at, duration_ms, checked,
+  reservations_checked, differences, repaired, trigger, clean
+FROM reconciliations ORDER BY reconciliation_id DESC LIMIT 1

@@ -148,10 +148,10 @@ def _later_event_with_drift(redis: Redis, ledger: psycopg.Connection[Any]) -> No
 
 PLANTED: dict[str, tuple[Kind, Plant]] = {
     "on_hand in Redis": (Kind.COUNTER_DRIFT, lambda r, _: r.hincrby(S7, "on_hand", 1)),
-    "held in Redis": (Kind.COUNTER_DRIFT, lambda r, _: r.hincrby(S7, "held", -1)),
+    "held in Redis": (Kind.LEAKED_HOLD, lambda r, _: r.hincrby(S7, "held", -1)),
     "quarantined in Redis": (Kind.COUNTER_DRIFT, lambda r, _: r.hincrby(S7, "quarantined", 1)),
     "a balance": (
-        Kind.COUNTER_DRIFT,
+        Kind.LEAKED_HOLD,
         lambda _, p: p.execute("UPDATE balances SET held = held + 1 WHERE sku = 's7'"),
     ),
     "below a later event": (Kind.COUNTER_DRIFT, _later_event_with_drift),
