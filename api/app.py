@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from api import handlers
 from api.asgi import Endpoint, Nowhere
 from api.audit_trail import get_movements, ledger_pool
+from api.reconciliations import Reconciler, latest_reconciliation, post_reconciliation
 from api.status import status
 from engine.engine import Engine
 from engine.errors import StoreError
@@ -37,6 +38,8 @@ ROUTES = [
     Route("/v1/reservations/{reservation_id}/release", Endpoint(POST=handlers.release)),
     Route("/v1/reservations/{reservation_id}/extend", Endpoint(POST=handlers.extend)),
     Route("/v1/movements", Endpoint(GET=get_movements, POST=handlers.move)),
+    Route("/v1/reconciliations", Endpoint(POST=post_reconciliation)),
+    Route("/v1/reconciliations/latest", Endpoint(GET=latest_reconciliation)),
     Route("/v1/status", Endpoint(GET=status)),
     Route("/health/live", Endpoint(GET=handlers.live)),
     Route("/health/ready", Endpoint(GET=handlers.ready)),
@@ -72,6 +75,7 @@ def make_app(settings: Settings) -> Application:
             connecting.cancel()
             with suppress(asyncio.CancelledError):
                 await connecting
+            await app.state.reconciler.close()
             if app.state.engine is not None:
                 await app.state.engine.close()
             await app.state.ledger.close()
@@ -81,6 +85,7 @@ def make_app(settings: Settings) -> Application:
     app.router.redirect_slashes = False
     app.state.settings = settings
     app.state.engine = None
+    app.state.reconciler = Reconciler(settings)
     return app
 
 

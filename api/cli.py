@@ -37,13 +37,8 @@ from api.cli_kit import (
     read_settings,
     settings_of_stack,
 )
-from api.cli_ledger import (
-    audit_command,
-    print_report,
-    reconcile_command,
-    report_content,
-    run_reconcile,
-)
+from api.cli_ledger import audit_command
+from api.cli_reconcile import print_report, reconcile_command, report_content, run_reconcile
 from api.replay_summary import print_summary, progress
 from api.servers import ServerError
 from engine.engine import Engine
@@ -224,7 +219,7 @@ def replay_command(
     if not as_json:
         print_summary(summary, Console())
     _wait_for_ledger(settings, Console(stderr=True))
-    report = run_reconcile(settings)
+    report = run_reconcile(settings, "replay")
     if as_json:
         click.echo(json_text({"replay": summary, "reconciliation": report_content(report)}))
     else:

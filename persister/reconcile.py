@@ -43,7 +43,7 @@ def reconcile(
         raise StoreError(f"partition {partition} is closed; reconcile once it is open again")
     started_at = datetime.now(UTC)
     started = time.monotonic()
-    sides = Sides(redis, connection, partition, started + wait_s)
+    sides = Sides(redis, connection, partition, wait_s)
     stock = StockRun(sides)
     stock.run(on_progress)
     reservations = ReservationRun(sides)

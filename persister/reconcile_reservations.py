@@ -8,7 +8,6 @@ in one snapshot, read Redis again. What is unchanged then was so at that snapsho
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
@@ -23,6 +22,7 @@ from persister.sides import SLICE, Sides
 
 _AUDIT = "the ledger's side, no event mends it: run 'holdfast audit'"
 _CHECKSUM_BYTES = 8
+ROUNDS_MAX = 100
 _Value = bytes | Exception | None
 _Held = dict[tuple[str, str], int]
 
@@ -106,6 +106,7 @@ class ReservationRun:
 
     def __init__(self, sides: Sides) -> None:
         self._sides = sides
+        self._suspicious: dict[str, None] = {}
         self._behind: list[str] = []
         self._behind_count = 0
         self._found: dict[str, Difference] = {}  # SCAN may name a key twice
@@ -142,6 +143,7 @@ class ReservationRun:
         prefix = keys.reservation(self._sides.partition, "")
         for found in self._sides.scan(prefix + "*"):
             self._compare([key.decode(errors="replace").removeprefix(prefix) for key in found])
+        self._look_at_suspicious()
 
     def _compare(self, ids: Sequence[str]) -> None:
         """Compare these; what does not agree at the first look is looked at closely."""
@@ -151,11 +153,20 @@ class ReservationRun:
         live = self._sides.live(list(values))
         self._sides.connection.commit()
         wrong = [i for i, value in values.items() if not _agrees(value, live.get(i))]
-        self._look_closely([i for i in wrong if i not in self._found])
+        self._suspicious |= dict.fromkeys(i for i in wrong if i not in self._found)
+        if len(self._suspicious) >= SLICE:
+            self._look_at_suspicious()
+
+    def _look_at_suspicious(self) -> None:
+        """Many at once: each look waits for the ledger."""
+        ids, self._suspicious = list(self._suspicious), {}
+        self._look_closely(ids)
 
     def _look_closely(self, ids: list[str]) -> None:
         sides = self._sides
-        while ids:
+        for round_ in range(ROUNDS_MAX):
+            if not ids:
+                return
             before = sides.head_seq()
             first = dict(zip(ids, sides.values(ids), strict=True))
             head_seq = sides.head_seq()
@@ -173,7 +184,7 @@ class ReservationRun:
                         self._judge(each, value, held)
                     else:
                         later.append(each)
-            if time.monotonic() >= sides.give_up_at:
+            if sides.patience_s <= 0 or round_ == ROUNDS_MAX - 1:
                 self._behind = self._behind or later[:1]
                 self._behind_count += len(later)
                 return

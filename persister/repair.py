@@ -7,7 +7,6 @@ is wrong with the ledger itself, or was written by somebody else, is not mended 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -80,7 +79,7 @@ def repair(
 
     StoreError where the partition closes meanwhile; what is done by then is done and told by events.
     """
-    sides = Sides(redis, connection, partition, time.monotonic() + wait_s)
+    sides = Sides(redis, connection, partition, wait_s)
     work = _Repair(sides, found_by, retention_ms)
     mendable = [d for d in differences if d.repairable]
     about_stock = [d for d in mendable if d.reservation_id is None]

@@ -26,15 +26,15 @@ _WHOLE = re.compile(rb"-?\d{1,15}\Z")
 
 
 class Sides:
-    """One partition on both sides. ``give_up_at``: until when (monotonic) the ledger is waited for."""
+    """One partition on both sides. ``patience_s``: how long the ledger is still waited for, all in all."""
 
     def __init__(
-        self, redis: Redis, connection: Connection, partition: int, give_up_at: float
+        self, redis: Redis, connection: Connection, partition: int, patience_s: float
     ) -> None:
         self.redis = redis
         self.connection = connection
         self.partition = partition
-        self.give_up_at = give_up_at
+        self.patience_s = patience_s
 
     def head_seq(self) -> int:
         """The seq of the last event decided."""
@@ -64,9 +64,11 @@ class Sides:
         while True:
             reached = self.ledger_seq()
             self.connection.commit()
-            if reached >= seq or time.monotonic() >= self.give_up_at:
+            if reached >= seq or self.patience_s <= 0:
                 return reached
+            began = time.monotonic()
             time.sleep(POLL_S)
+            self.patience_s -= time.monotonic() - began
 
     def counters(self, names: Sequence[Name]) -> tuple[int, dict[Name, Counters | None]]:
         """Stock records as Redis has them (None: missing or not readable), and the seq of head from

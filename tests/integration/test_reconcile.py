@@ -91,7 +91,7 @@ async def test_it_is_clean_while_traffic_runs(settings: Settings) -> None:
             assert "reserved" in codes
             sent += len(codes)
             if number % 50 == 0:
-                await send(client, moves("count", 5000, f"c{number}"))
+                await send(client, moves("count", 100_000_000, f"c{number}"))
 
     with persisting(settings):
         async with in_process(settings) as client:
