@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
 import msgspec
 from rich.console import Console
 
-from api.cli_kit import data_dir_option, json_option, json_text, settings_of_stack
+from api.cli_kit import data_dir_option, fail, json_option, json_text, settings_of_stack
+from api.schema import rfc3339
 from persister import database
 from persister.audit import audit, read_anchors, write_anchors
 
@@ -22,9 +26,18 @@ from persister.audit import audit, read_anchors, write_anchors
     type=click.Path(path_type=Path, dir_okay=False),
     help="Check against the chain's heads in this file (if it is there), then write the new ones.",
 )
-def audit_command(data_dir: Path | None, as_json: bool, anchor: Path | None) -> None:
+@click.option(
+    "--since",
+    metavar="TIME",
+    help="Read only the events since a date (2026-11-01), a time (2026-11-01T08:00:00Z), or for a"
+    " while back from now (90m, 24h, 7d).",
+)
+def audit_command(
+    data_dir: Path | None, as_json: bool, anchor: Path | None, since: str | None
+) -> None:
     """Prove that the ledger is whole and unchanged. Exit code 0 clean, 1 something wrong, 2 could
     not run."""
+    since_ms = None if since is None else _since_ms(since)
     settings, _ = settings_of_stack(data_dir)
     earlier = read_anchors(anchor) if anchor else {}
     console = Console(stderr=True)
@@ -35,17 +48,50 @@ def audit_command(data_dir: Path | None, as_json: bool, anchor: Path | None) -> 
         report = audit(
             connection,
             anchors=earlier,
+            since_ms=since_ms,
             on_progress=lambda events: word.update(f"{events:,} events read"),
         )
     if as_json:
-        click.echo(json_text({"clean": report.clean, **msgspec.to_builtins(report, str_keys=True)}))
+        content = {"clean": report.clean, **msgspec.to_builtins(report, str_keys=True)}
+        del content["since_ms"]
+        content["since"] = None if since_ms is None else rfc3339(since_ms)
+        click.echo(json_text(content))
     else:
         for finding in report.findings:
             click.echo(
                 f"{finding.fault}: partition {finding.partition}, {finding.where}: {finding.detail}"
             )
+        for unchecked in report.unchecked:
+            click.echo(f"not checked: {unchecked}")
         count = len(report.findings)
-        click.echo(f"audited {report.events:,} events: {count} finding{'' if count == 1 else 's'}")
+        part = "" if since_ms is None else f" since {rfc3339(since_ms)}"
+        click.echo(
+            f"audited {report.events:,} events{part}: {count} finding{'' if count == 1 else 's'}"
+        )
     if anchor and report.clean:
         write_anchors(anchor, report.anchors)
     sys.exit(0 if report.clean else 1)
+
+
+_WHILES_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_WHILE = re.compile(r"(\d{1,6})([mhd])")
+_MOMENT = re.compile(
+    r"\d{4}-\d\d-\d\d(T\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d))?", re.IGNORECASE
+)
+
+
+def _since_ms(text: str) -> int:
+    """A date or time as RFC 3339 has it, or a while back from now, in ms since 1970."""
+    found = _WHILE.fullmatch(text)
+    if found:
+        ms = int(time.time() * 1000) - int(found[1]) * _WHILES_MS[found[2]]
+        return max(0, ms)
+    try:
+        if not _MOMENT.fullmatch(text):
+            raise ValueError
+        moment = datetime.fromisoformat(text.upper())
+        if moment.tzinfo is None:  # a date: it begins in UTC
+            moment = moment.replace(tzinfo=UTC)
+        return max(0, (moment - datetime.fromtimestamp(0, UTC)) // timedelta(milliseconds=1))
+    except (ValueError, OverflowError):
+        fail(f"--since {text!r}: it must be such as 2026-11-01, 2026-11-01T08:00:00Z, 24h or 7d")

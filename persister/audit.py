@@ -3,6 +3,7 @@
 Checked for each partition: the chain of hashes over the events, no gap in seq and no epoch that goes
 back, each event's rows in ``movements`` (all of them, and no other), and that position, balances and
 live reservations are what the events add up to. The first wrong row of each kind is named.
+With ``since_ms`` only the events of that time and later are read, on from the hash of the one before.
 """
 
 from __future__ import annotations
@@ -16,11 +17,17 @@ import msgspec
 
 from engine.errors import LedgerError
 from engine.events import Event, from_json
+from persister.audit_since import begins_at, event_before
 from persister.chain import CHAIN_START, chain
 from persister.database import QUERIES, Connection
-from persister.live import Live, apply, from_row
+from persister.live import ENDING, Live, apply, from_row
 
 FETCH = 2_000
+#: What a part of the history can't tell.
+UNCHECKED = (
+    "the events before that time, the totals of balances, and deadlines that were last extended before"
+    " it: they need the whole history"
+)
 
 
 class Fault(StrEnum):
@@ -56,11 +63,15 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class AuditReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What an audit found. ``anchors``: the chain's head of each partition, for keeping elsewhere."""
+    """What an audit found. ``anchors``: the chain's head of each partition, for keeping elsewhere; the
+    earlier one where that could not be checked. ``since_ms``: audited from that time on only, and
+    ``unchecked`` says what that left out."""
 
     events: int
     findings: list[Finding]
     anchors: dict[int, Anchor]
+    since_ms: int | None = None
+    unchecked: list[str] = []
 
     @property
     def clean(self) -> bool:
@@ -71,9 +82,11 @@ def audit(
     connection: Connection,
     *,
     anchors: Mapping[int, Anchor] | None = None,
+    since_ms: int | None = None,
     on_progress: Callable[[int], None] = lambda events: None,
 ) -> AuditReport:
-    """Audit every partition in one snapshot, and against ``anchors`` of an earlier time.
+    """Audit every partition in one snapshot, and against ``anchors`` of an earlier time. With
+    ``since_ms`` (ms since 1970) only the events from that time on, and what is kept along of them.
 
     psycopg's errors where it could not run.
     """
@@ -82,21 +95,31 @@ def audit(
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         partitions = [row[0] for row in connection.execute(QUERIES["audit_partitions"])]
         partitions = sorted({*partitions, *earlier})
-        audits = [_PartitionAudit(connection, p, earlier.get(p)) for p in partitions]
+        audits = [_PartitionAudit(connection, p, earlier.get(p), since_ms) for p in partitions]
         for each in audits:
             each.run(on_progress)
     return AuditReport(
         events=sum(each.events for each in audits),
         findings=[finding for each in audits for finding in each.findings.values()],
-        anchors={each.partition: each.head() for each in audits if each.events},
+        anchors={each.partition: each.next_anchor() for each in audits if each.head().seq},
+        since_ms=since_ms,
+        unchecked=[
+            *([] if since_ms is None else [UNCHECKED]),
+            *[each.unchecked_anchor for each in audits if each.unchecked_anchor],
+        ],
     )
 
 
 class _PartitionAudit:
     """The audit of one partition, inside one snapshot."""
 
-    def __init__(self, connection: Connection, partition: int, anchor: Anchor | None) -> None:
+    def __init__(
+        self, connection: Connection, partition: int, anchor: Anchor | None, since_ms: int | None
+    ) -> None:
         self._connection = connection
+        self._since_ms = since_ms
+        self._begins = (0, 0)
+        self.unchecked_anchor = ""
         self._anchor = anchor
         self._anchored = False
         self.partition = partition
@@ -106,8 +129,11 @@ class _PartitionAudit:
         self._epoch = self._seq = 0
         self._balances: dict[tuple[str, str], list[int]] = {}
         self._live: dict[str, Live] = {}
+        self._deadline_unknown: set[str] = set()
 
     def run(self, on_progress: Callable[[int], None]) -> None:
+        if self._since_ms is not None:
+            self._begin(self._since_ms)
         movements = _Movements(self._rows("audit_movements"))
         for epoch, seq, kind, at_ms, body, kept_hash in self._rows("audit_events"):
             self._check_event(epoch, seq, kind, at_ms, body, bytes(kept_hash), movements)
@@ -122,8 +148,29 @@ class _PartitionAudit:
         self._check_balances()
         self._check_live()
 
+    def _begin(self, since_ms: int) -> None:
+        """Take up the chain after the last event before ``since_ms``."""
+        self._begins = begins_at(self._connection, self.partition, since_ms)
+        before = event_before(self._connection, self.partition, self._begins)
+        if before is None:
+            return
+        self._epoch, self._seq, self.chained = before
+        anchor = self._anchor
+        if anchor is not None and anchor.seq == self._seq:
+            self._check_anchor()
+        elif anchor is not None and anchor.seq < self._seq:
+            self._anchored = True
+            self.unchecked_anchor = (
+                f"the anchor of partition {self.partition}: its event {anchor.epoch}-{anchor.seq} is"
+                " before that time; it is kept as it is"
+            )
+
     def head(self) -> Anchor:
         return Anchor(self._epoch, self._seq, self.chained.hex())
+
+    def next_anchor(self) -> Anchor:
+        """The head, or the earlier anchor where nothing shows that the head follows it."""
+        return self._anchor if self._anchor and self.unchecked_anchor else self.head()
 
     def _check_anchor(self) -> None:
         """At the anchor's event, or at the end where that was never reached."""
@@ -139,8 +186,12 @@ class _PartitionAudit:
     def _rows(self, query: str) -> Iterator[tuple[Any, ...]]:
         with self._connection.cursor(name=f"{query}_{self.partition}") as cursor:
             cursor.itersize = FETCH
-            cursor.execute(QUERIES[query], {"partition": self.partition})
+            cursor.execute(QUERIES[query], self._place())
             yield from cursor
+
+    def _place(self) -> dict[str, Any]:
+        epoch, seq = self._begins
+        return {"partition": self.partition, "epoch": epoch, "seq": seq}
 
     def _find(self, fault: Fault, where: str, detail: str) -> None:
         """Keep the first of each kind."""
@@ -189,30 +240,54 @@ class _PartitionAudit:
             total[1] += line.held_delta
             total[2] += line.quarantined_delta
             total[3] = event.seq
+        reservation_id = event.reservation_id
+        if self._since_ms is not None and reservation_id and event.status not in ENDING:
+            if event.type != "reserve" and reservation_id not in self._live:
+                self._load_earlier(reservation_id)
+            if event.type in ("reserve", "extend"):
+                self._deadline_unknown.discard(reservation_id)
         apply(event, self._live)
+
+    def _load_earlier(self, reservation_id: str) -> None:
+        """What events before the part say of a reservation; an extend leaves no movement to find it by."""
+        values = {**self._place(), "reservation_id": reservation_id}
+        for (body,) in self._connection.execute(QUERIES["audit_earlier"], values):
+            try:
+                apply(from_json(body.encode()), self._live)
+            except msgspec.MsgspecError:
+                continue  # before the part: for an audit of the whole
+        self._deadline_unknown.add(reservation_id)
 
     def _check_position(self) -> None:
         for epoch, seq, kept_hash in self._rows("audit_position"):
             kept = (epoch, seq, bytes(kept_hash or b"").hex())
             found = (self._epoch, self._seq, self.chained.hex())
-            if kept != found and self.events:
+            if kept != found and (self._seq or seq):
                 self._find(Fault.WRONG_POSITION, "positions", f"it says {kept}, the events {found}")
 
     def _check_balances(self) -> None:
         expected = self._balances
+        known = slice(0 if self._since_ms is None else 3, None)
         for sku, location, *numbers in self._rows("audit_balances"):
             total = expected.pop((sku, location), None)
-            if total != numbers:
+            if total is None or total[known] != numbers[known]:
                 detail = f"it says {numbers}, the events {total} (on_hand, held, quarantined, seq)"
                 self._find(Fault.WRONG_BALANCE, f"balance of {sku} at {location}", detail)
         for sku, location in expected:
-            self._find(Fault.WRONG_BALANCE, f"balance of {sku} at {location}", "it is missing")
+            detail = (
+                "it is missing"
+                if self._since_ms is None
+                else "it is missing, or stands before the events"
+            )
+            self._find(Fault.WRONG_BALANCE, f"balance of {sku} at {location}", detail)
 
     def _check_live(self) -> None:
         expected = self._live
         for row in self._rows("audit_live"):
             kept = from_row(row)
             found = expected.pop(kept.reservation_id, None)
+            if found is not None and kept.reservation_id in self._deadline_unknown:
+                found.deadline_ms = kept.deadline_ms
             if kept != found:
                 where = f"live reservation {kept.reservation_id}"
                 self._find(
@@ -220,7 +295,13 @@ class _PartitionAudit:
                 )
         for reservation_id in expected:
             where = f"live reservation {reservation_id}"
-            self._find(Fault.WRONG_LIVE_RESERVATION, where, "it is missing")
+            detail = (
+                "it is missing" if self._since_ms is None else "it is missing, or stands before"
+            )
+            self._find(Fault.WRONG_LIVE_RESERVATION, where, detail)
+        for (reservation_id,) in self._rows("audit_stale_live"):
+            where = f"live reservation {reservation_id}"
+            self._find(Fault.WRONG_LIVE_RESERVATION, where, "it stands before its last event")
 
 
 def _expected_movements(event: Event) -> Iterator[tuple[Any, ...]]:

@@ -40,7 +40,8 @@ class Live(msgspec.Struct, kw_only=True):
 
 
 _lines_to_json = msgspec.json.Encoder().encode
-_ENDING = frozenset({State.CONFIRMED, State.RELEASED, State.EXPIRED})
+#: States a reservation doesn't come back from.
+ENDING = frozenset({State.CONFIRMED, State.RELEASED, State.EXPIRED})
 
 
 def apply(event: Event, live: dict[str, Live]) -> None:
@@ -62,7 +63,7 @@ def apply(event: Event, live: dict[str, Live]) -> None:
             seq=event.seq,
             lines=[LiveLine(line.sku, line.location, line.quantity) for line in event.lines],
         )
-    elif event.status in _ENDING:
+    elif event.status in ENDING:
         live.pop(reservation_id, None)
     elif reservation_id in live:
         _change(event, live[reservation_id])
@@ -94,7 +95,7 @@ def keep_live(connection: Connection, partition: int, events: Sequence[Event]) -
     staying = {
         event.reservation_id
         for event in events
-        if event.reservation_id in touched and event.status not in _ENDING
+        if event.reservation_id in touched and event.status not in ENDING
     }
     live = {held.reservation_id: held for held in _fetch(connection, partition, staying)}
     for event in events:

@@ -99,27 +99,68 @@ COPY live_reservations (partition, reservation_id, order_id, customer_id, finger
   deadline_ms, seq, lines) FROM STDIN
 
 -- name: audit_partitions
-SELECT partition FROM positions UNION SELECT DISTINCT partition FROM events ORDER BY partition
+WITH RECURSIVE found AS (
+  (SELECT partition FROM events ORDER BY partition LIMIT 1)
+  UNION ALL
+  SELECT (SELECT e.partition FROM events e WHERE e.partition > f.partition
+    ORDER BY e.partition LIMIT 1)
+  FROM found f WHERE f.partition IS NOT NULL
+)
+SELECT partition FROM positions
+UNION SELECT partition FROM found WHERE partition IS NOT NULL ORDER BY partition
 
 -- name: audit_events
 SELECT epoch, seq, type, (extract(epoch FROM occurred_at) * 1000)::bigint, body::text, hash
-FROM events WHERE partition = %(partition)s ORDER BY epoch, seq
+FROM events WHERE partition = %(partition)s AND (epoch, seq) >= (%(epoch)s, %(seq)s)
+ORDER BY epoch, seq
 
 -- name: audit_movements
 SELECT epoch, seq, line, type, sku, location, quantity, on_hand_delta, held_delta,
   quarantined_delta, reservation_id, order_id, customer_id, reference, reason,
   (extract(epoch FROM occurred_at) * 1000)::bigint
-FROM movements WHERE partition = %(partition)s ORDER BY epoch, seq, line
+FROM movements WHERE partition = %(partition)s AND (epoch, seq) >= (%(epoch)s, %(seq)s)
+ORDER BY epoch, seq, line
 
 -- name: audit_position
 SELECT epoch, seq, hash FROM positions WHERE partition = %(partition)s
 
 -- name: audit_balances
-SELECT sku, location, on_hand, held, quarantined, seq FROM balances WHERE partition = %(partition)s
+SELECT sku, location, on_hand, held, quarantined, seq FROM balances
+WHERE partition = %(partition)s AND seq >= %(seq)s
 
 -- name: audit_live
 SELECT reservation_id, order_id, customer_id, fingerprint, created_ms, deadline_ms, seq, lines
-FROM live_reservations WHERE partition = %(partition)s
+FROM live_reservations WHERE partition = %(partition)s AND seq >= %(seq)s
+
+-- name: audit_stale_live
+SELECT l.reservation_id FROM live_reservations l
+WHERE l.partition = %(partition)s AND l.seq < %(seq)s AND EXISTS (
+  SELECT FROM movements m WHERE m.reservation_id = l.reservation_id
+    AND m.partition = l.partition AND (m.epoch, m.seq) >= (%(epoch)s, %(seq)s))
+
+-- name: audit_earlier
+SELECT e.body::text FROM (
+  SELECT DISTINCT partition, epoch, seq FROM movements
+  WHERE reservation_id = %(reservation_id)s AND partition = %(partition)s
+    AND (epoch, seq) < (%(epoch)s, %(seq)s)) AS m
+JOIN events e USING (partition, epoch, seq)
+ORDER BY epoch, seq
+
+-- name: audit_oldest
+SELECT epoch, seq FROM events WHERE partition = %(partition)s ORDER BY epoch, seq LIMIT 1
+
+-- name: audit_last_up_to
+SELECT epoch, seq, (extract(epoch FROM occurred_at) * 1000)::bigint FROM events
+WHERE partition = %(partition)s AND epoch <= %(epoch)s ORDER BY epoch DESC, seq DESC LIMIT 1
+
+-- name: audit_first_from
+SELECT seq, (extract(epoch FROM occurred_at) * 1000)::bigint FROM events
+WHERE partition = %(partition)s AND epoch = %(epoch)s AND seq >= %(seq)s ORDER BY seq LIMIT 1
+
+-- name: audit_before
+SELECT epoch, seq, hash FROM events
+WHERE partition = %(partition)s AND (epoch, seq) < (%(epoch)s, %(seq)s)
+ORDER BY epoch DESC, seq DESC LIMIT 1
 
 -- name: has_migrations
 SELECT to_regclass('schema_migrations') IS NOT NULL
