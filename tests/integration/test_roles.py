@@ -1,5 +1,5 @@
-"""Three roles, each with just its rights; the persister works as the writer, all
-that reads as the reader, and neither can change what the ledger keeps."""
+"""Three roles, each with just its rights: the persister works as the writer, all that reads as the
+reader, and neither can change what the ledger keeps."""
 
 from __future__ import annotations
 
@@ -23,14 +23,6 @@ from persister.persister import connect_redis
 from persister.reconcile import reconcile
 
 RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
-NOT_OF_THE_OWNER = """
-SELECT relname::text FROM pg_class WHERE relnamespace = 'public'::regnamespace
-  AND relowner <> 'holdfast_owner'::regrole
-UNION ALL SELECT proname::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace
-  AND proowner <> 'holdfast_owner'::regrole
-UNION ALL SELECT typname::text FROM pg_type WHERE typnamespace = 'public'::regnamespace
-  AND typowner <> 'holdfast_owner'::regrole
-"""
 
 
 @pytest.fixture
