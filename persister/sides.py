@@ -74,14 +74,14 @@ class Sides:
         """Stock records as Redis has them (None: missing or not readable), and the seq of head from
         before they were read: they have all events up to there."""
         pipe = self.redis.pipeline(transaction=False)
-        pipe.hget(keys.head(self.partition), "seq")
+        pipe.hmget(keys.head(self.partition), ["seq"])
         for sku, location in names:
             pipe.hmget(keys.stock(self.partition, sku, location), _FIELDS)
-        head_seq, *answers = pipe.execute(raise_on_error=False)
+        head, *answers = pipe.execute(raise_on_error=False)
         found = {name: _counters(answer) for name, answer in zip(names, answers, strict=True)}
-        if not isinstance(head_seq, bytes) or not head_seq.isdigit():
+        if isinstance(head, Exception) or not (head[0] or b"").isdigit():
             raise StoreError(f"head of partition {self.partition} can't be read; is it open?")
-        return int(head_seq), found
+        return int(head[0]), found
 
     def balances(self, names: Sequence[Name]) -> dict[Name, Counters]:
         """What the ledger keeps as balances of these."""

@@ -10,6 +10,7 @@ import pytest
 from redis import Redis
 
 from api.servers import RedisServer
+from engine import keys
 from engine.engine import Engine
 from engine.errors import StoreError
 from engine.model import Confirm, Extend, GetReservation, GetStock, Line, Movement, Release, Reserve
@@ -17,6 +18,7 @@ from engine.settings import Settings
 from persister import database
 from persister.persister import connect_redis
 from persister.reconcile import reconcile
+from persister.runs import run
 from tests.running import persisting
 
 pytestmark = pytest.mark.anyio
@@ -38,9 +40,9 @@ def limited_url(redis: Redis, redis_server: RedisServer, repository: Path) -> It
 
 
 async def test_given_the_documented_rights_when_all_is_used_then_nothing_is_refused(
-    limited_url: str, postgres_url: str
+    limited_url: str, postgres_url: str, redis: Redis
 ) -> None:
-    settings = Settings(redis_url=limited_url, postgres_url=postgres_url)
+    settings, admin = Settings(redis_url=limited_url, postgres_url=postgres_url), redis
     with persisting(settings):
         engine = await Engine.start(settings)
         line = (Line("tea", 1),)
@@ -64,9 +66,14 @@ async def test_given_the_documented_rights_when_all_is_used_then_nothing_is_refu
         assert swept is not None
         assert (await engine.states())[0].open
         assert await engine.durability() in ("always", "everysec", "no")
-        with database.connect(postgres_url) as connection, connect_redis(limited_url) as redis:
-            report = reconcile(redis, connection)
+        with database.connect(postgres_url) as connection, connect_redis(limited_url) as limited:
+            report = reconcile(limited, connection)
         assert (report.checked, report.differences) == (1, [])
+        await engine.call(Reserve(reservation_id="lost", order_id="o", lines=line, ttl_ms=60_000))
+        admin.delete(keys.stock(0, "tea", "A"), keys.reservation(0, "lost"))
+        with database.connect(postgres_url) as connection, connect_redis(limited_url) as limited:
+            mended = run(limited, connection, trigger="test", mend=True, retention_ms=60_000)
+        assert mended.clean and len(mended.repaired) == 3
         await engine.close()
 
 
