@@ -81,7 +81,7 @@ def test_init_by_the_databases_owner_makes_all_that_is_missing_and_the_second_ti
     tables = len(rows(superuser, "SELECT FROM pg_tables WHERE schemaname = 'public'"))
     assert second.stdout.splitlines() == [
         f"set the grants of {tables} tables",
-        "shop_writer is a writer",
+        "shop_writer is a member of holdfast_writer",
     ]
     assert rows(superuser, "SELECT seq FROM positions") == [(1,)]
 
