@@ -182,7 +182,7 @@ class _Init:
                 f"login {login.name} does not inherit the rights of {group}: it is NOINHERIT;"
                 " choose another name"
             )
-        self._done.append(f"{login.name} is a {login.group}")
+        self._done.append(f"{login.name} is a member of {group}")
         if password:
             kept = self._connection.pgconn.encrypt_password(
                 password.encode(), login.name.encode(), b"scram-sha-256"
