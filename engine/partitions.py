@@ -26,7 +26,9 @@ def partition_of(sku: str, partitions: int) -> int:
 
 
 class Head(msgspec.Struct, frozen=True):
-    """``hf:{p}:head`` as it was read: exact texts, since opening compares them to the letter."""
+    """``hf:{p}:head`` as it was read: exact texts, since opening compares them to the letter.
+
+    ``restoring``: '1' while a restore has not finished, else empty."""
 
     epoch: str
     seq: str
@@ -34,6 +36,7 @@ class Head(msgspec.Struct, frozen=True):
     trimmer: str
     replid: str = ""
     last_ms: str = ""
+    restoring: str = ""
 
     @property
     def position(self) -> tuple[int, int]:
@@ -66,7 +69,7 @@ def read_server(redis: Redis) -> Server:
     return server_of({**redis.info("server"), **redis.info("replication")})
 
 
-HEAD_FIELDS = ("epoch", "seq", "run_id", "trimmer", "replid", "last_ms")
+HEAD_FIELDS = ("epoch", "seq", "run_id", "trimmer", "replid", "last_ms", "restoring")
 
 
 def head_of(fields: Sequence[bytes | str | None]) -> Head:

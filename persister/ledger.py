@@ -34,32 +34,30 @@ class Ledger:
     """The ledger of one partition, written by whoever holds its lease."""
 
     def __init__(self, connection: Connection, partition: int) -> None:
-        self._connection = connection
-        self._partition = partition
+        self.connection = connection
+        self.partition = partition
 
     def lease(self) -> bool:
         """Become the one writer of this partition; False where another process is. Held until the
         connection ends."""
-        row = self._connection.execute(
-            QUERIES["lock_partition"], {"partition": self._partition}
+        row = self.connection.execute(
+            QUERIES["lock_partition"], {"partition": self.partition}
         ).fetchone()
-        self._connection.commit()
+        self.connection.commit()
         return bool(row and row[0])
 
     def position(self) -> Position:
         """How far the ledger has come."""
-        row = self._connection.execute(
-            QUERIES["position"], {"partition": self._partition}
-        ).fetchone()
-        self._connection.commit()
+        row = self.connection.execute(QUERIES["position"], {"partition": self.partition}).fetchone()
+        self.connection.commit()
         return Position(row[0], row[1]) if row else Position(0, 0)
 
     def kafka_mark(self) -> KafkaMark | None:
         """Where to go on reading in Kafka; None where nothing was ever read from there."""
-        row = self._connection.execute(
-            QUERIES["kafka_mark"], {"partition": self._partition}
+        row = self.connection.execute(
+            QUERIES["kafka_mark"], {"partition": self.partition}
         ).fetchone()
-        self._connection.commit()
+        self.connection.commit()
         return KafkaMark(row[0], row[1]) if row else None
 
     def write(self, events: Sequence[Event], mark: KafkaMark | None = None) -> Position:
@@ -76,7 +74,7 @@ class Ledger:
         PartitionStopped (and nothing written) where an event differs from the one kept under its
         seq, where a seq is missing, or where an epoch goes back.
         """
-        connection, partition = self._connection, self._partition
+        connection, partition = self.connection, self.partition
         with connection.transaction():
             row = connection.execute(
                 QUERIES["position_for_update"], {"partition": partition}
@@ -85,7 +83,7 @@ class Ledger:
             chained = row[2] if row and row[2] else CHAIN_START
             known = [event for event in events if event.seq <= position.seq]
             if known:
-                self._compare(known)
+                self.compare(known)
             fresh = _once([event for event in events if event.seq > position.seq])
             _check_order(position, fresh)
             if not fresh:
@@ -109,32 +107,43 @@ class Ledger:
 
     def go_on(self) -> None:
         """Take back the word of ``stop``: its cause is gone."""
-        with self._connection.transaction():
-            self._connection.execute(QUERIES["go_on"], {"partition": self._partition})
+        with self.connection.transaction():
+            self.connection.execute(QUERIES["go_on"], {"partition": self.partition})
 
     def stop(self, why: str) -> None:
         """Leave word in ``positions`` why this partition does not go on."""
-        with self._connection.transaction():
-            self._connection.execute(
-                QUERIES["stop_partition"], {"partition": self._partition, "why": why}
+        self.connection.rollback()  # what was read before it is of no use
+        with self.connection.transaction():
+            self.connection.execute(
+                QUERIES["stop_partition"], {"partition": self.partition, "why": why}
             )
 
-    def _compare(self, events: Sequence[Event]) -> None:
-        seqs = [event.seq for event in events]
+    def compare(self, events: Sequence[Event]) -> None:
+        """PartitionStopped where one of these is not, to the letter, what is kept under its identity."""
+        if not events:
+            return
+        places = [(event.epoch, event.seq) for event in events]
+        first, last = min(places), max(places)
         kept = {
-            seq: (epoch, body)
-            for epoch, seq, body in self._connection.execute(
+            (epoch, seq): body
+            for epoch, seq, body in self.connection.execute(
                 QUERIES["known_events"],
-                {"partition": self._partition, "first": min(seqs), "last": max(seqs)},
+                {
+                    "partition": self.partition,
+                    "first_epoch": first[0],
+                    "first": first[1],
+                    "last_epoch": last[0],
+                    "last": last[1],
+                },
             )
         }
         for event in events:
-            if kept.get(event.seq) != (event.epoch, event.to_json().decode()):
+            if kept.get((event.epoch, event.seq)) != event.to_json().decode():
                 raise _another(event)
 
     def _copy(self, events: Sequence[Event], chained: bytes) -> bytes:
         """Write events and movements; the new head of the chain."""
-        with self._connection.cursor() as cursor:
+        with self.connection.cursor() as cursor:
             with cursor.copy(QUERIES["copy_events"]) as copy:
                 for part in _parts(events):
                     rows = []
@@ -159,10 +168,10 @@ class Ledger:
                 total[3] = event.seq
         if not sums:
             return
-        self._connection.execute(
+        self.connection.execute(
             QUERIES["add_to_balances"],
             {
-                "partition": self._partition,
+                "partition": self.partition,
                 "skus": [sku for sku, _ in sums],
                 "locations": [location for _, location in sums],
                 "on_hand": [total[0] for total in sums.values()],

@@ -28,6 +28,7 @@ from engine.partitions import (
 from engine.scripts import Scripts
 from engine.settings import Settings
 from persister import database
+from persister.heal import check_outbox, heal
 from persister.kafka import KafkaSource
 from persister.ledger import Ledger, Position
 from persister.sources import OutboxSource, Source
@@ -120,7 +121,7 @@ class Persister:
                     return
             if mono_s >= check_at:
                 # Before anything is read or trimmed: is this the Redis of this ledger?
-                self._open_if_closed(redis, scripts, source, position)
+                self._open_if_closed(redis, scripts, source, ledger, position)
                 source.begin(position)
                 if check_at == 0.0:
                     ledger.go_on()
@@ -134,32 +135,32 @@ class Persister:
                 return
 
     def _open_if_closed(
-        self, redis: Redis, scripts: Scripts, source: Source, position: Position
+        self, redis: Redis, scripts: Scripts, source: Source, ledger: Ledger, position: Position
     ) -> None:
-        """Open a partition that is new or not behind the ledger, once the ledger has all that was
-        shipped.
+        """Open a partition that is new, not behind the ledger, or healed, once the ledger has all that
+        was shipped.
 
         Redis is behind where the epoch or the seq of its head is lower than the ledger's position: it
         has lost writes that were shipped, and could sell those units again. Then it is closed, also
         where it was open (a server can become a replica and be promoted again without a restart), and
-        PartitionStopped says so.
+        healed; PartitionStopped says where it can't be.
         """
         server = read_server(redis)
         head = read_head(redis, self._partition)
         epoch, seq = head.position
+        behind = epoch < position.epoch or seq < position.seq
+        if behind and head.is_open_on(server):
+            close_partition(redis, self._partition)
+            head = read_head(redis, self._partition)
         if not head.is_open_on(server) and not source.is_drained():
             return
-        if epoch < position.epoch or seq < position.seq:
-            if head.is_open_on(server):
-                close_partition(redis, self._partition)
-            raise PartitionStopped(
-                f"partition {self._partition} stays closed: Redis is at {epoch}-{seq}, behind the"
-                f" ledger's {position.epoch}-{position.seq}, so it could sell units twice, or is"
-                " not the Redis of this ledger; see docs/operations.md, 'Redis is behind the ledger'"
-            )
+        if behind:
+            head = heal(redis, scripts, ledger, self._settings, head=head, position=position)
+            epoch, seq = head.position
         if head.is_open_on(server):
             self._warn_of_clock(redis, head)
             return
+        check_outbox(redis, scripts, ledger, position)
         opening = open_partition(
             redis,
             scripts,

@@ -209,7 +209,15 @@ class Partition:
         assert stocks == {at: dict(counter) for at, counter in sums.items()}
         for sku, location in stocks:
             assert self.redis.sismember(keys.locations(0, sku), location)
-        assert self._held() == Counter({at: s["held"] for at, s in stocks.items() if s["held"]})
+        self.check_held()
+
+    def check_held(self) -> None:
+        """What stock records have as held is what the live reservations hold."""
+        held = {
+            keys.stock_name(key.decode()): int(self.redis.hget(key, "held"))
+            for key in self.redis.scan_iter(keys.stock_pattern(0), count=1000)
+        }
+        assert self._held() == Counter({at: units for at, units in held.items() if units})
 
     def _held(self) -> Counter[tuple[str, str]]:
         """What is left of the lines of all held reservations; each is on the list of its deadline."""

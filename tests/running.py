@@ -25,6 +25,7 @@ from engine.partitions import open_partition, read_head, read_server
 from engine.scripts import Scripts
 from engine.settings import Settings
 from persister.persister import Persister, connect_redis
+from persister.relay import Relay
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NO_POSTGRES = "postgresql://postgres@127.0.0.1:1/postgres"
@@ -116,6 +117,20 @@ def persisting(settings: Settings, *, until_open: bool = True) -> Iterator[Persi
         persister.stop()
         thread.join(30)
         assert not thread.is_alive(), "the persister did not end"
+
+
+@contextmanager
+def relaying(settings: Settings) -> Iterator[Relay]:
+    """A relay at work in a thread."""
+    relay = Relay(settings)
+    thread = Thread(target=relay.run, name="relay")
+    thread.start()
+    try:
+        yield relay
+    finally:
+        relay.stop()
+        thread.join(30)
+        assert not thread.is_alive(), "the relay did not end"
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 -- location or '', quantity, …) and empty for all that is left.
 --- @include ended.lua
 --- @include part.lua
+--- @include request.lua
 --- @include take.lua
 
 -- Refuse a programmer's mistake before anything is written.
@@ -18,30 +19,6 @@ local function check_wanted(commands)
       error('a part needs lines of three values and a request_id')
     end
   end
-end
-
--- The first success of a part's request id, kept as {operation, fingerprint, value}.
-local function first_success(operation, success, reservation_id, key, fingerprint)
-  local kept = redis.pcall('GET', key)
-  if not kept then
-    return nil
-  end
-  local ok, record = pcall(cmsgpack.unpack, type(kept) == 'string' and kept or '')
-  local first = ok and type(record) == 'table' and type(record[3]) == 'string'
-    and unpack_reservation(record[3])
-  if not first then
-    tell_damaged(key)
-    return {'request_mismatch'} -- it was used, we can't tell for what: never take twice
-  end
-  -- An id is used again long after it ended: the record may be of the reservation before.
-  local r = read_reservation(reservation_id)
-  if r and r.created ~= first.created then
-    return nil
-  end
-  if record[1] ~= operation or record[2] ~= fingerprint then
-    return {'request_mismatch'}
-  end
-  return {success, record[3], 1}
 end
 
 local function settle(operation, success, command, retention_ms, lifetime_max_ms)
@@ -72,10 +49,7 @@ local function settle(operation, success, command, retention_ms, lifetime_max_ms
   begin_writes()
   local value = take(operation, id, r, part, request_id, fingerprint, retention_ms)
   if partial then
-    -- Outlives the reservation: its latest possible end, twice the retention.
-    local latest = math.max(r.deadline, r.created + lifetime_max_ms) - head.now
-    redis.call('SET', request, cmsgpack.pack({operation, fingerprint, value}),
-      'PX', integer(latest + 2 * retention_ms))
+    keep_success(request, operation, fingerprint, r, value, head.now, retention_ms, lifetime_max_ms)
   end
   return {success, value}
 end

@@ -35,7 +35,8 @@ WHERE partition = %(partition)s AND stopped IS NOT NULL
 
 -- name: known_events
 SELECT epoch, seq, body::text FROM events
-WHERE partition = %(partition)s AND seq BETWEEN %(first)s AND %(last)s
+WHERE partition = %(partition)s
+  AND (epoch, seq) BETWEEN (%(first_epoch)s, %(first)s) AND (%(last_epoch)s, %(last)s)
 
 -- name: copy_events
 COPY events (partition, epoch, seq, type, occurred_at, body, hash) FROM STDIN
@@ -270,3 +271,12 @@ VALUES (%(reconciliation_id)s, %(partition)s, %(started_at)s, now(), %(duration_
 SELECT reconciliation_id, partition, started_at, finished_at, duration_ms, checked,
   reservations_checked, differences, repaired, trigger, clean
 FROM reconciliations ORDER BY reconciliation_id DESC LIMIT 1
+
+-- name: event_up_to
+SELECT epoch, seq, (extract(epoch FROM occurred_at) * 1000)::bigint FROM events
+WHERE partition = %(partition)s AND (epoch, seq) <= (%(epoch)s, %(seq)s)
+ORDER BY epoch DESC, seq DESC LIMIT 1
+
+-- name: events_from
+SELECT epoch, seq, body::text FROM events
+WHERE partition = %(partition)s AND (epoch, seq) >= (%(epoch)s, %(seq)s) ORDER BY epoch, seq

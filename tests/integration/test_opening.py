@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -105,50 +103,6 @@ async def test_a_running_persister_opens_a_restarted_redis(
     assert epochs(one) == [(1, 1), (2, 2), (3, 3), (4, 4)]
 
 
-def _copy_back(server: RedisServer, copy: Path) -> None:
-    for path in server.directory.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    shutil.copytree(copy, server.directory, dirs_exist_ok=True)
-
-
-@pytest.mark.parametrize(("restarts", "ledger"), [(False, "1-2"), (True, "2-2")])
-async def test_a_redis_behind_the_ledger_stays_closed_and_says_so(
-    one: Settings,
-    one_redis: RedisServer,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    restarts: bool,
-    ledger: str,
-) -> None:
-    """Given an older copy of its data, of the same epoch or of an earlier one: what it would sell
-    was sold already."""
-    async with in_process(one) as client:
-        with persisting(one):
-            await receive(client, "m1", 1)
-            wait_for_ledger(one)
-            shutil.copytree(one_redis.directory, tmp_path / "copy")
-            if restarts:
-                one_redis.stop()
-                one_redis.start()
-                eventually("it is open again", lambda: is_open(one.redis_url))
-            assert (await reserve(client, "r1")).status_code == 201
-            wait_for_ledger(one)
-        one_redis.stop()
-        _copy_back(one_redis, tmp_path / "copy")
-        one_redis.start()
-        before = epochs(one)
-        with caplog.at_level(logging.CRITICAL), persisting(one, until_open=False):
-            eventually("it is said", lambda: "behind" in caplog.text)
-            check_problem(await reserve(client, "r2"), 503, "partition_closed")
-        assert "stays closed" in caplog.text
-        assert "1-1" in caplog.text and ledger in caplog.text
-        assert not is_open(one.redis_url)
-        assert epochs(one) == before
-
-
 async def test_an_emptied_redis_with_a_ledger_stays_closed(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -161,6 +115,7 @@ async def test_an_emptied_redis_with_a_ledger_stays_closed(
                 redis.flushall()
             eventually("it is said", lambda: "stays closed" in caplog.text)
             check_problem(await receive(client, "m1"), 503, "partition_closed")
+    assert "rebuild it with 'holdfast restore'" in caplog.text
     assert epochs(settings) == [(1, 1)]
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from threading import Thread
 
 import msgspec
 import psycopg
@@ -25,7 +22,15 @@ from persister.persister import connect_redis
 from persister.reconcile import reconcile
 from persister.relay import Relay
 from tests.kit import Partition
-from tests.running import eventually, ledger_seq, on_one_redis, persisting, rows, wait_for_ledger
+from tests.running import (
+    eventually,
+    ledger_seq,
+    on_one_redis,
+    persisting,
+    relaying,
+    rows,
+    wait_for_ledger,
+)
 
 pytestmark = on_one_redis
 
@@ -38,19 +43,6 @@ def settings(redis, redis_server, postgres_url, kafka_bootstrap) -> Settings:
         kafka_bootstrap=kafka_bootstrap,
         kafka_topic=f"test.{uuid.uuid4().hex}",
     )
-
-
-@contextmanager
-def relaying(settings: Settings) -> Iterator[Relay]:
-    relay = Relay(settings)
-    thread = Thread(target=relay.run, name="relay")
-    thread.start()
-    try:
-        yield relay
-    finally:
-        relay.stop()
-        thread.join(30)
-        assert not thread.is_alive(), "the relay did not end"
 
 
 def filled(redis, holds: int = 50) -> Partition:

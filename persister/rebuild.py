@@ -1,0 +1,123 @@
+"""Events of the ledger put back into Redis, by lua/replay.lua: what healing and restoring share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import msgspec
+from redis import Redis
+
+from engine import keys
+from engine.batching import COMMANDS_MAX, LINES_MAX
+from engine.errors import LedgerError, StoreError
+from engine.events import Event, from_json
+from engine.reservations import STATES, as_string
+from engine.scripts import Scripts
+from engine.settings import Settings
+from persister.database import QUERIES, Connection
+
+FETCH = 2_000
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def packed(event: Event) -> tuple[object, ...]:
+    """An event as lua/replay.lua takes it."""
+    lines: list[str | int] = []
+    body: list[str | int] = []
+    for line in event.lines:
+        lines += (line.sku, line.location, line.quantity)
+        body += (line.sku, line.location, line.quantity)
+        lines += (line.on_hand_delta, line.held_delta, line.quarantined_delta)
+    name = event.reservation_id or event.movement_id or ""
+    common = (event.type, event.epoch, event.seq, event.at_ms, name, lines)
+    if event.type == "reserve":
+        order, customer = event.order_id or "", event.customer_id or ""
+        kept = _encode((order, customer, event.fingerprint or "", body))
+        return (*common, event.deadline_ms, as_string(kept))
+    if event.type == "extend":
+        return (*common, event.deadline_ms)
+    state = -1 if event.status is None else STATES.index(event.status)
+    if event.type == "repair":
+        return (*common, state)
+    if event.reservation_id is not None:
+        return (*common, event.request_id or "", event.fingerprint or "", state)
+    return (*common, event.fingerprint or "")
+
+
+class Rebuild:
+    """Brings one closed partition of ``redis`` to later events of the ledger.
+
+    ``with_due``: holds are put on the lists of their deadlines too; without it the caller does that.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        scripts: Scripts,
+        partition: int,
+        settings: Settings,
+        *,
+        with_due: bool,
+    ) -> None:
+        self._redis = redis
+        self._scripts = scripts
+        self._keys = [
+            keys.head(partition),
+            keys.deadlines(partition),
+            keys.outbox(partition),
+        ]
+        self._partition = partition
+        self._options = (settings.retention_ms, settings.lifetime_max_ms, int(with_due))
+        self.damaged: set[str] = set()
+
+    def replay(self, events: Iterable[Event], on_progress: Callable[[int], None]) -> int:
+        """Apply events in order, the first one head's next; how many. Each call is atomic, so whoever
+        is killed between two goes on from head. StoreError where the partition was opened or changed
+        meanwhile."""
+        count = 0
+        for part in _parts(events):
+            wire = _encode([packed(event) for event in part])
+            answer: Any = self._scripts.call_sync(
+                self._redis, "replay", self._keys, [wire, *self._options]
+            )
+            if answer[0] != b"replayed":
+                raise StoreError(
+                    f"partition {self._partition}: its head is not at the event before"
+                    f" {part[0].epoch}-{part[0].seq}, or it was opened: somebody else writes to this Redis"
+                )
+            self.damaged |= {key.decode(errors="replace") for key in answer[1]}
+            count += len(part)
+            on_progress(count)
+        return count
+
+
+def _parts(events: Iterable[Event]) -> Iterator[list[Event]]:
+    """What goes into one script call: 512 events, about 4,000 lines."""
+    part: list[Event] = []
+    lines = 0
+    for event in events:
+        if part and (len(part) == COMMANDS_MAX or lines + len(event.lines) > LINES_MAX):
+            yield part
+            part, lines = [], 0
+        part.append(event)
+        lines += len(event.lines)
+    if part:
+        yield part
+
+
+def events_from(connection: Connection, partition: int, epoch: int, seq: int) -> Iterator[Event]:
+    """The ledger's events from a place on, in order, in bounded memory. LedgerError where one can't be
+    read."""
+    with connection.cursor(name=f"rebuild_{partition}") as cursor:
+        cursor.itersize = FETCH
+        values = {"partition": partition, "epoch": epoch, "seq": seq}
+        cursor.execute(QUERIES["events_from"], values)
+        for at_epoch, at_seq, body in cursor:
+            try:
+                yield from_json(body.encode())
+            except msgspec.MsgspecError as error:
+                raise LedgerError(
+                    f"event {at_epoch}-{at_seq} of the ledger can't be read ({error}): run"
+                    " 'holdfast audit'"
+                ) from None

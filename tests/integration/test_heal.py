@@ -1,0 +1,215 @@
+"""A Redis that has lost what was shipped gets it back from the ledger, and opens with a new epoch; one
+that is no earlier state of the ledger stays closed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from kit import Partition, confirm, extend, move, release, reserve
+from redis import Redis
+from running import eventually, is_open, on_one_redis, persisting, rows, wait_for_ledger
+
+from engine import keys
+from engine.scripts import Scripts
+from engine.settings import Settings
+from persister import database, rebuild
+from persister.audit import audit
+from persister.persister import connect_redis
+from persister.reconcile import reconcile
+
+HEAD = keys.head(0)
+
+
+def sell(p: Partition, name: str) -> None:
+    """A bit of everything, each id with this name."""
+    p.one(move("receive", "tea", 50, movement_id=f"in-{name}"))
+    p.one(move("return", "mug", 3, movement_id=f"back-{name}"))
+    for each in ("a", "b", "c", "d", "e"):
+        p.hold(f"{name}-{each}", ("tea", 2), ("tea", 1, None))
+    p.one(confirm(f"{name}-a"))
+    p.one(release(f"{name}-b"))
+    p.one(confirm(f"{name}-c", ("tea", 1), request_id="parcel-1"))
+    p.one(extend(f"{name}-d", 3_600_000))
+    p.make_due(f"{name}-e")
+    p.expire()
+
+
+Data = dict[bytes, tuple[bytes, int]]
+
+
+def snapshot(redis: Redis) -> Data:
+    """All keys with what is left of their time, to be put back later."""
+    names = list(redis.scan_iter(count=1000))
+    return {name: (redis.dump(name), max(0, redis.pttl(name))) for name in names}
+
+
+def put_back(redis: Redis, data: Data) -> None:
+    """Redis is as it was then, on a server that was restarted since."""
+    redis.flushall()
+    for name, (value, ttl_ms) in data.items():
+        redis.restore(name, ttl_ms, value)
+    redis.hset(HEAD, "run_id", "0" * 40)
+
+
+def check_clean(settings: Settings) -> None:
+    with (
+        database.connect(settings.postgres_url) as connection,
+        connect_redis(settings.redis_url) as redis,
+    ):
+        assert reconcile(redis, connection).differences == []
+        assert audit(connection).findings == []
+
+
+def told(p: Partition) -> dict[str, object]:
+    """Reservations, stock, and what repeated calls are answered."""
+    others = (HEAD, keys.outbox(0), keys.deadlines(0), keys.due(0, 0)[:-1])
+    return {name: value for name, value in p.dump().items() if not name.startswith(others)}
+
+
+@pytest.fixture
+def sold(settings: Settings, redis: Redis) -> tuple[Partition, Data, Data]:
+    """Two sales, all in the ledger, and Redis' data after the first one: with an outbox, and without."""
+    with persisting(settings):
+        p = Partition(redis)
+        wait_for_ledger(settings)
+    sell(p, "first")
+    with_outbox = snapshot(redis)
+    with persisting(settings):
+        eventually("the outbox is empty", lambda: redis.xlen(keys.outbox(0)) == 0)
+        without = snapshot(redis)
+        sell(p, "second")
+        wait_for_ledger(settings)
+    return p, with_outbox, without
+
+
+@pytest.mark.parametrize("outbox", [True, False], ids=["an outbox", "no outbox"])
+def test_given_a_redis_of_before_then_it_is_made_as_it_was_and_opens_with_a_new_epoch(
+    settings: Settings, sold: tuple[Partition, Data, Data], outbox: bool
+) -> None:
+    p, with_outbox, without = sold
+    after, seq, epoch = told(p), p.seq(), int(p.head()["epoch"])
+    put_back(p.redis, with_outbox if outbox else without)
+    assert p.seq() < seq
+    with persisting(settings):
+        assert (p.seq(), int(p.head()["epoch"])) == (seq, epoch + 1)
+        assert told(p) == after
+        p.check_held()
+        # What was answered before is answered again, and no unit of it can be sold a second time.
+        assert p.one(reserve("second-a", ("tea", 2), ("tea", 1, None))).status == "already_reserved"
+        again = move("receive", "tea", 50, movement_id="in-second")
+        assert p.one(again).status == "already_applied"
+        part = confirm("second-c", ("tea", 1), request_id="parcel-1")
+        assert p.one(part).replayed
+        p.make_due("second-c")
+        p.expire()
+        wait_for_ledger(settings)
+    check_clean(settings)
+
+
+def test_given_a_kill_in_the_middle_then_the_next_persister_goes_on_from_there(
+    settings: Settings, sold: tuple[Partition, Data, Data], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    p, _, before = sold
+    after, seq = told(p), p.seq()
+    put_back(p.redis, before)
+    first = p.seq()
+    calls: list[int] = []
+    call = Scripts.call_sync
+
+    def die_after_three(self: Scripts, redis: Redis, name: str, *rest: object) -> object:
+        if name == "replay":
+            calls.append(p.seq())
+            if len(calls) == 4:
+                raise RuntimeError("killed")
+        return call(self, redis, name, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(rebuild, "COMMANDS_MAX", 2)
+    monkeypatch.setattr(Scripts, "call_sync", die_after_three)
+    with persisting(settings):
+        assert calls[:5] == [first, first + 2, first + 4, first + 6, first + 6]
+        assert (p.seq(), told(p)) == (seq, after)
+    check_clean(settings)
+
+
+def test_given_a_full_redis_then_it_is_healed_all_the_same(
+    settings: Settings, sold: tuple[Partition, Data, Data]
+) -> None:
+    p, _, before = sold
+    after = told(p)
+    put_back(p.redis, before)
+    p.fill()
+    with persisting(settings):
+        assert told(p) == after
+        assert p.one(release("second-d")).status == "released"
+
+
+Change = Callable[[Redis, Data], None]
+
+
+def another_clock(redis: Redis, data: Data) -> None:
+    put_back(redis, data)
+    redis.hincrby(HEAD, "last_ms", 1)
+
+
+def another_epoch(redis: Redis, data: Data) -> None:
+    put_back(redis, data)
+    redis.hset(HEAD, "epoch", 3)
+
+
+def another_outbox(redis: Redis, data: Data) -> None:
+    """The numbers fit; one of its events is not what the ledger has under that identity."""
+    put_back(redis, data)
+    ((name, fields),) = redis.xrevrange(keys.outbox(0), count=1)
+    redis.delete(keys.outbox(0))
+    other = fields[b"events"].replace(b"tea", b"ten")
+    assert other != fields[b"events"]
+    redis.xadd(keys.outbox(0), {"events": other}, id=name)
+
+
+def went_on_by_itself(redis: Redis, data: Data) -> None:
+    """A copy of it took orders of its own, more of them than the ledger knows."""
+    put_back(redis, data)
+    p = Partition(redis)
+    while p.seq() < 200:
+        p.receive("tea", 1)
+    redis.hset(HEAD, mapping={"run_id": "0" * 40, "epoch": int(p.head()["epoch"]) - 1})
+
+
+def a_former_master(redis: Redis, data: Data) -> None:
+    """It took orders of its own after another server had been promoted and opened."""
+    went_on_by_itself(redis, data)
+    redis.hincrby(HEAD, "epoch", -1)
+
+
+def half_restored(redis: Redis, data: Data) -> None:
+    put_back(redis, data)
+    redis.hset(HEAD, "restoring", 1)
+
+
+@on_one_redis
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (another_clock, "its clock is at"),
+        (another_epoch, "that has no event 3-"),
+        (another_outbox, "its outbox is not this ledger's"),
+        (went_on_by_itself, "its outbox is not this ledger's"),
+        (a_former_master, "that has no event 1-200"),
+        (half_restored, "a restore into it was not finished"),
+    ],
+)
+def test_given_a_redis_that_is_no_earlier_state_of_the_ledger_then_it_stays_closed_and_untouched(
+    settings: Settings, sold: tuple[Partition, Data, Data], change: Change, word: str
+) -> None:
+    p, before, _ = sold
+    change(p.redis, before)
+    was = p.dump()
+    with persisting(settings, until_open=False):
+        stopped = eventually(
+            "it is said",
+            lambda: rows(settings.postgres_url, "SELECT stopped FROM positions")[0][0],
+        )
+        assert "stays closed" in stopped and word in stopped
+    assert not is_open(settings.redis_url)
+    assert p.dump() == was
