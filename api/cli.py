@@ -39,6 +39,7 @@ from api.cli_kit import (
 )
 from api.cli_ledger import audit_command
 from api.cli_reconcile import print_report, reconcile_command, report_content, run_reconcile
+from api.cli_restore import restore_command
 from api.replay_summary import print_summary, progress
 from api.servers import ServerError
 from engine.engine import Engine
@@ -63,6 +64,7 @@ def cli() -> None:
 cli.add_command(reconcile_command)
 cli.add_command(audit_command)
 cli.add_command(db_group)
+cli.add_command(restore_command)
 
 
 @cli.command()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from api.cli_kit import data_dir_option, fail, read_settings, settings_of_stack
+from api.cli_kit import data_dir_option, fail, settings_of_ledger
 from persister import database, roles
 
 PASSWORD = "HOLDFAST_DB_PASSWORD"
@@ -38,11 +38,7 @@ def init_command(data_dir: Path | None, logins: tuple[str, ...]) -> None:
         fail(f"{PASSWORD} is one password; make one --login at a time with it")
     if password and not wanted:
         fail(f"{PASSWORD} is set, but no --login is named that it could belong to")
-    if os.environ.get("HOLDFAST_POSTGRES_URL"):
-        url = read_settings().postgres_url
-    else:
-        url = settings_of_stack(data_dir)[0].postgres_url
-    with database.connect(url) as connection:
+    with database.connect(settings_of_ledger(data_dir).postgres_url) as connection:
         for line in roles.init(connection, wanted, password):
             click.echo(line)
 

@@ -32,6 +32,13 @@ def settings_of_stack(data_dir: Path | None) -> tuple[Settings, local.Servers]:
     return settings, servers
 
 
+def settings_of_ledger(data_dir: Path | None) -> Settings:
+    """Settings where only the ledger must be there: HOLDFAST_POSTGRES_URL, else the running stack's."""
+    if os.environ.get("HOLDFAST_POSTGRES_URL"):
+        return read_settings()
+    return settings_of_stack(data_dir)[0]
+
+
 data_dir_option = click.option(
     "--data-dir",
     type=click.Path(path_type=Path, file_okay=False),

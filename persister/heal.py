@@ -51,7 +51,9 @@ def heal(
     why = _why_not(connection, partition, head)
     connection.commit()
     if why:
-        raise PartitionStopped(f"{told} {why}; see docs/operations.md, 'Redis is behind the ledger'")
+        raise PartitionStopped(
+            f"{told} {why}; see docs/operations.md, 'Redis is behind the ledger'"
+        )
     check_outbox(redis, scripts, ledger, position)
     log.warning(
         "partition %s: Redis is at %s-%s, behind the ledger's %s-%s: healing it from the ledger",
@@ -71,14 +73,19 @@ def heal(
     return read_head(redis, partition)
 
 
+def check_restored(head: Head, partition: int) -> None:
+    """PartitionStopped where a restore into this Redis has not come to its end: no list of deadlines may
+    be there yet, whatever its head says."""
+    if head.restoring:
+        raise PartitionStopped(
+            f"partition {partition} stays closed: a restore into this Redis was not finished; empty it"
+            " (redis-cli FLUSHDB) and run 'holdfast restore' again"
+        )
+
+
 def _why_not(connection: Connection, partition: int, head: Head) -> str:
     """Why this head is no earlier state of the ledger; '' where it is one."""
     epoch, seq = head.position
-    if head.restoring:
-        return (
-            "a restore into it was not finished; empty it (redis-cli FLUSHDB) and run"
-            " 'holdfast restore' again"
-        )
     if not head.epoch:
         return (
             "it has no head: it lost everything, or is not the Redis of this ledger; set the right"

@@ -28,7 +28,7 @@ from engine.partitions import (
 from engine.scripts import Scripts
 from engine.settings import Settings
 from persister import database
-from persister.heal import check_outbox, heal
+from persister.heal import check_outbox, check_restored, heal
 from persister.kafka import KafkaSource
 from persister.ledger import Ledger, Position
 from persister.sources import OutboxSource, Source
@@ -147,6 +147,7 @@ class Persister:
         """
         server = read_server(redis)
         head = read_head(redis, self._partition)
+        check_restored(head, self._partition)
         epoch, seq = head.position
         behind = epoch < position.epoch or seq < position.seq
         if behind and head.is_open_on(server):

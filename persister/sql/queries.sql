@@ -280,3 +280,38 @@ ORDER BY epoch DESC, seq DESC LIMIT 1
 -- name: events_from
 SELECT epoch, seq, body::text FROM events
 WHERE partition = %(partition)s AND (epoch, seq) >= (%(epoch)s, %(seq)s) ORDER BY epoch, seq
+
+-- name: oldest_live
+SELECT min(created_ms) FROM live_reservations WHERE partition = %(partition)s
+
+-- name: restore_earlier
+SELECT epoch, seq FROM (
+  SELECT DISTINCT ON (reservation_id) epoch, seq FROM movements
+  WHERE partition = %(partition)s AND type = 'reserve' AND (epoch, seq) < (%(epoch)s, %(seq)s)
+    AND reservation_id IN (
+      SELECT reservation_id FROM movements
+      WHERE partition = %(partition)s AND (epoch, seq) >= (%(epoch)s, %(seq)s)
+        AND type IN ('confirm', 'release', 'expire', 'repair') AND reservation_id IS NOT NULL
+      EXCEPT
+      SELECT reservation_id FROM movements
+      WHERE partition = %(partition)s AND (epoch, seq) >= (%(epoch)s, %(seq)s) AND type = 'reserve')
+  ORDER BY reservation_id, epoch DESC, seq DESC) AS begun
+ORDER BY epoch, seq LIMIT 1
+
+-- name: restore_stock
+SELECT b.sku, b.location, b.on_hand - coalesce(w.on_hand, 0), b.held - coalesce(w.held, 0),
+  b.quarantined - coalesce(w.quarantined, 0), CASE WHEN w.sku IS NULL THEN b.seq ELSE 0 END
+FROM balances b
+LEFT JOIN (
+  SELECT sku, location, sum(on_hand_delta)::bigint AS on_hand, sum(held_delta)::bigint AS held,
+    sum(quarantined_delta)::bigint AS quarantined
+  FROM movements WHERE partition = %(partition)s AND (epoch, seq) >= (%(epoch)s, %(seq)s)
+  GROUP BY sku, location
+) AS w USING (sku, location)
+WHERE b.partition = %(partition)s
+
+-- name: balances
+SELECT sku, location, on_hand, held, quarantined, seq FROM balances WHERE partition = %(partition)s
+
+-- name: live_deadlines
+SELECT reservation_id, deadline_ms FROM live_reservations WHERE partition = %(partition)s ORDER BY seq

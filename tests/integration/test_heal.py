@@ -196,7 +196,7 @@ def half_restored(redis: Redis, data: Data) -> None:
         (another_outbox, "its outbox is not this ledger's"),
         (went_on_by_itself, "its outbox is not this ledger's"),
         (a_former_master, "that has no event 1-200"),
-        (half_restored, "a restore into it was not finished"),
+        (half_restored, "a restore into this Redis was not finished"),
     ],
 )
 def test_given_a_redis_that_is_no_earlier_state_of_the_ledger_then_it_stays_closed_and_untouched(

@@ -1,0 +1,320 @@
+"""An empty Redis rebuilt from the ledger: field by field what it was, and nothing sold twice."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+
+import msgspec
+import psycopg
+import pytest
+from kit import HELD, Partition, confirm, extend, move, release, reserve
+from redis import Redis
+from running import (
+    environment,
+    eventually,
+    holdfast,
+    is_open,
+    on_one_redis,
+    persisting,
+    relaying,
+    rows,
+    wait_for_ledger,
+)
+
+from engine import keys
+from engine.errors import LedgerError, StoreError
+from engine.reservations import read_record
+from engine.settings import Settings
+from persister import database
+from persister import restore as restoring
+from persister.audit import audit
+from persister.persister import connect_redis
+from persister.reconcile import reconcile
+from persister.restore import restore
+
+DAY_MS = 86_400_000
+HEAD = keys.head(0)
+
+
+@pytest.fixture
+def into(settings: Settings) -> Iterator[str]:
+    """The URL of another, empty database of the same server."""
+    url = settings.redis_url.removesuffix("/0") + "/1"
+    yield url
+    with connect_redis(url) as redis:
+        redis.flushdb()
+
+
+def sell(p: Partition, name: str) -> None:
+    """A bit of everything; ids begin with the name. Held at its end: -c (in part), -d, -f."""
+    p.one(move("receive", "tea", 50, movement_id=f"{name}-in"))
+    p.one(move("receive", "tea", 9, "Y", movement_id=f"{name}-in-y"))
+    p.one(move("return", "mug", 3, movement_id=f"{name}-back"))
+    p.one(move("inspect_pass", "mug", 2, movement_id=f"{name}-good"))
+    p.one(move("transfer", "tea", 4, to_location="Z", movement_id=f"{name}-to-z"))
+    p.one(move("count", "cup", 7, movement_id=f"{name}-count"))
+    for each in ("a", "b", "c", "d", "e", "f"):
+        p.hold(f"{name}-{each}", ("tea", 2), ("tea", 1, None), ttl_ms=60_000)
+    p.hold(f"{name}-split", ("tea", 30, None), ttl_ms=60_000)
+    p.one(confirm(f"{name}-a"))
+    p.one(release(f"{name}-b", ("tea", 1), request_id="left"))
+    p.one(release(f"{name}-b"))
+    p.one(confirm(f"{name}-c", ("tea", 1, "X"), request_id="parcel"))
+    for each in ("c", "d", "f"):
+        p.one(extend(f"{name}-{each}", 3_600_000))
+    p.make_due(f"{name}-e")
+    p.expire()
+
+
+def contents(redis: Redis) -> tuple[dict[str, bytes], dict[str, int]]:
+    """Every key but head, outbox and deadline lists: its bytes, and what is left of its time in ms."""
+    others = (HEAD, keys.outbox(0), keys.deadlines(0), keys.due(0, 0)[:-1])
+    names = [name.decode() for name in redis.scan_iter(count=1000)]
+    kept = [name for name in names if not name.startswith(others)]
+    return {n: redis.dump(n) for n in kept}, {n: redis.pttl(n) for n in kept}
+
+
+def deadlines(redis: Redis) -> dict[int, list[str]]:
+    """The live reservations on each list."""
+    found = {}
+    for name in redis.zrange(keys.deadlines(0), 0, -1):
+        ids = [each.decode() for each in redis.lrange(keys.due(0, int(name)), 0, -1)]
+        values = {each: redis.get(keys.reservation(0, each)) for each in ids}
+        live = [i for i, v in values.items() if v is not None and read_record(v).state == HELD]
+        if live:
+            found[int(name)] = sorted(live)
+    return found
+
+
+def check_agrees(settings: Settings) -> None:
+    with (
+        database.connect(settings.postgres_url) as connection,
+        connect_redis(settings.redis_url) as redis,
+    ):
+        assert reconcile(redis, connection).differences == []
+        assert audit(connection).findings == []
+
+
+@pytest.fixture
+def sold(settings: Settings, redis: Redis) -> Partition:
+    """A sale that is in the ledger; no persister is at work."""
+    with persisting(settings):
+        p = Partition(redis)
+        sell(p, "s")
+        wait_for_ledger(settings)
+    return p
+
+
+def test_given_a_ledger_then_the_restored_redis_is_the_original_field_by_field(
+    settings: Settings, sold: Partition, into: str
+) -> None:
+    restored = restore(settings, into)
+    with connect_redis(into) as redis:
+        original, original_ttl = contents(sold.redis)
+        copy, copy_ttl = contents(redis)
+        assert copy == original
+        for name, ttl_ms in original_ttl.items():
+            assert (ttl_ms < 0) == (copy_ttl[name] < 0), name
+            assert abs(copy_ttl[name] - ttl_ms) < 120_000, name  # clocks differ by what was moved
+        assert deadlines(redis) == deadlines(sold.redis) != {}
+        head = {k.decode(): v.decode() for k, v in redis.hgetall(HEAD).items()}
+        assert (int(head["epoch"]), head["seq"]) == (int(sold.head()["epoch"]) + 1, str(sold.seq()))
+        assert "restoring" not in head and head["trimmed_seq"] == head["seq"]
+        assert (restored.epoch, restored.seq) == (int(head["epoch"]), sold.seq())
+        assert restored.live_reservations == 3
+        assert is_open(into)
+
+
+def test_given_a_restored_redis_then_selling_goes_on_and_a_retry_takes_nothing_twice(
+    settings: Settings, sold: Partition, into: str
+) -> None:
+    restore(settings, into)
+    after = msgspec.structs.replace(settings, redis_url=into)
+    with connect_redis(into) as redis, persisting(after):
+        p = Partition(redis)
+        for each in ("s-a", "s-d", "s-e"):
+            again = reserve(each, ("tea", 2), ("tea", 1, None))
+            assert p.one(again).status == "already_reserved"
+        assert p.one(move("receive", "tea", 50, movement_id="s-in")).status == "already_applied"
+        assert p.one(confirm("s-c", ("tea", 1, "X"), request_id="parcel")).replayed
+        assert p.one(release("s-b", ("tea", 1), request_id="left")).replayed
+        assert p.one(confirm("s-f")).status == "confirmed"
+        p.make_due("s-d")
+        assert p.expire()[1] >= 2
+        p.hold("new", ("tea", 1))
+        wait_for_ledger(after)
+    check_agrees(after)
+
+
+def test_given_a_long_history_then_only_what_is_still_remembered_is_replayed(
+    settings: Settings, redis: Redis, into: str
+) -> None:
+    """Stock is as it was all the same; a reservation that was live all the time comes back too."""
+    with persisting(settings):
+        p = Partition(redis)
+        sell(p, "old")
+        p.make_all_due()
+        while p.expire()[1]:
+            continue
+        before = p.seq()
+        p.set_clock(int(p.head()["last_ms"]) + 10 * DAY_MS)
+        sell(p, "new")
+        wait_for_ledger(settings)
+    assert restore(settings, into).events_replayed == p.seq() - before
+    with connect_redis(into) as other:
+        original, _ = contents(redis)
+        copy, _ = contents(other)
+        assert copy.items() <= original.items()
+        forgotten = original.keys() - copy.keys()
+        assert forgotten and all(":old-" in name for name in forgotten)
+        assert not any(":old-" in name for name in copy)
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["still held", "ended since"])
+def test_given_a_reservation_from_before_then_the_replay_begins_with_it(
+    settings: Settings, redis: Redis, into: str, ended: bool
+) -> None:
+    with persisting(settings):
+        p = Partition(redis)
+        p.receive("tea", 100)
+        for name in ("gone", "early"):
+            before = p.seq()
+            p.set_clock(int(p.head()["last_ms"]) + 1_000)
+            p.hold(name, ("tea", 2))
+            p.one(confirm(name, ("tea", 1), request_id="parcel"))
+            if name == "gone":
+                p.one(release(name))
+        p.set_clock(int(p.head()["last_ms"]) + 10 * DAY_MS)
+        p.receive("mug", 1)
+        if ended:
+            p.expire()
+        wait_for_ledger(settings)
+    restored = restore(settings, into)
+    assert restored.events_replayed == p.seq() - before
+    with connect_redis(into) as other:
+        original, copy = contents(redis)[0], contents(other)[0]
+        name = keys.reservation(0, "early")
+        assert copy[name] == original[name]
+        assert read_record(redis.get(name)).state == (HELD if not ended else 3)
+        assert keys.reservation(0, "gone") not in copy
+        assert copy[keys.stock(0, "tea", "X")] == original[keys.stock(0, "tea", "X")]
+
+
+@on_one_redis
+def test_given_a_redis_that_is_not_empty_then_it_is_refused_and_left_alone(
+    settings: Settings, sold: Partition
+) -> None:
+    before = sold.dump()
+    with pytest.raises(StoreError, match="keys; nothing was changed"):
+        restore(settings, settings.redis_url)
+    assert sold.dump() == before
+
+
+@on_one_redis
+def test_given_a_persister_at_work_then_it_is_refused(
+    settings: Settings, sold: Partition, into: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restoring, "LEASE_PATIENCE_S", 0.2)
+    with persisting(settings):
+        sold.receive("tea", 1)
+        wait_for_ledger(settings)
+        with pytest.raises(LedgerError, match="a persister is at work"):
+            restore(settings, into)
+    with connect_redis(into) as redis:
+        assert redis.dbsize() == 0
+
+
+@on_one_redis
+def test_given_an_empty_ledger_then_there_is_nothing_to_restore(
+    settings: Settings, into: str
+) -> None:
+    with pytest.raises(LedgerError, match="nothing to restore"):
+        restore(settings, into)
+
+
+@on_one_redis
+def test_given_a_kill_on_the_way_then_nobody_opens_what_is_there_and_the_next_try_works(
+    settings: Settings, sold: Partition, into: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(self: object) -> int:
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(restoring._Restore, "_write_deadlines", die)
+    with pytest.raises(RuntimeError, match="killed"):
+        restore(settings, into)
+    monkeypatch.undo()
+    other = msgspec.structs.replace(settings, redis_url=into)
+    with persisting(other, until_open=False):
+        query = "SELECT stopped FROM positions"
+        word = eventually("it is said", lambda: rows(settings.postgres_url, query)[0][0])
+        assert "a restore into this Redis was not finished" in word
+    assert not is_open(into)
+    with pytest.raises(StoreError, match="is not empty"):
+        restore(settings, into)
+    with connect_redis(into) as redis:
+        redis.flushdb()
+    restore(settings, into)
+    assert is_open(into)
+
+
+@on_one_redis
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ("UPDATE balances SET held = held + 1 WHERE sku = 'tea' AND location = 'Y'", ""),
+        (
+            "UPDATE live_reservations SET reservation_id = 'nobody' WHERE reservation_id = 's-d'",
+            "live reservation nobody is not what its events tell",
+        ),
+    ],
+)
+def test_given_a_ledger_that_does_not_agree_with_itself_then_nothing_is_opened(
+    settings: Settings, sold: Partition, into: str, change: str, word: str
+) -> None:
+    """A wrong balance is only seen where events are replayed from the first one on: else it is what
+    the replay begins with."""
+    with psycopg.connect(settings.postgres_url) as connection:
+        connection.execute(change)
+    if word:
+        with pytest.raises(LedgerError, match=word):
+            restore(settings, into)
+        assert not is_open(into)
+
+
+@on_one_redis
+def test_given_events_in_kafka_only_then_they_are_restored_too(
+    settings: Settings, redis: Redis, into: str, kafka_bootstrap: str
+) -> None:
+    through = msgspec.structs.replace(
+        settings, kafka_bootstrap=kafka_bootstrap, kafka_topic=f"test.{uuid.uuid4().hex}"
+    )
+    with relaying(through):
+        with persisting(through):
+            p = Partition(redis)
+            sell(p, "s")
+            wait_for_ledger(through)
+        sell(p, "kafka")
+        eventually("the outbox is empty", lambda: redis.xlen(keys.outbox(0)) == 0)
+    restored = restore(through, into)
+    assert restored.seq == p.seq()
+    with connect_redis(into) as other:
+        assert contents(other)[0] == contents(redis)[0]
+        assert other.hget(HEAD, "trimmer") == b"relay"
+
+
+@on_one_redis
+def test_on_the_command_line(settings: Settings, sold: Partition, into: str) -> None:
+    environ = environment(settings)
+    refused = holdfast("restore", "--into", settings.redis_url, environ=environ)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "is not empty" in refused.stderr and "Traceback" not in refused.stderr
+    for wrong in ("127.0.0.1:1", "redis://127.0.0.1:1/0"):
+        away = holdfast("restore", "--into", wrong, environ=environ)
+        assert away.returncode == 2 and "Traceback" not in away.stderr
+    done = holdfast("restore", "--into", into, "--json", environ=environ)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["seq"], told["live_reservations"]) == (sold.seq(), 3)
+    assert is_open(into)
