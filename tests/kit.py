@@ -45,15 +45,23 @@ FIELDS = ("on_hand", "held", "quarantined", "safety_stock")
 
 
 class Partition:
-    """Partition 0 of ``redis``, opened. ``damaged`` and ``now_ms`` are of the last call."""
+    """Partition 0 of ``redis``, opened (``of``: as it is). ``damaged`` and ``now_ms`` are of the last
+    call."""
 
-    def __init__(self, redis: Redis, settings: Settings | None = None) -> None:
+    def __init__(
+        self, redis: Redis, settings: Settings | None = None, *, opened: bool = True
+    ) -> None:
         self.redis = redis
         self.settings = settings or Settings()
         self.scripts = Scripts.for_server(redis.info("server"))
         self.damaged: list[str] = []
         self.now_ms = 0
-        self.open()
+        if opened:
+            self.open()
+
+    @classmethod
+    def of(cls, redis: Redis) -> Partition:
+        return cls(redis, opened=False)
 
     def open(self) -> None:
         judged, server = read_head(self.redis, 0), read_server(self.redis)
