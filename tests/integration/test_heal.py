@@ -26,7 +26,8 @@ def sell(p: Partition, name: str) -> None:
     p.one(move("receive", "tea", 50, movement_id=f"in-{name}"))
     p.one(move("return", "mug", 3, movement_id=f"back-{name}"))
     for each in ("a", "b", "c", "d", "e"):
-        p.hold(f"{name}-{each}", ("tea", 2), ("tea", 1, None))
+        ttl_ms = 60_000 if each == "e" else 900_000
+        p.hold(f"{name}-{each}", ("tea", 2), ("tea", 1, None), ttl_ms=ttl_ms)
     p.one(confirm(f"{name}-a"))
     p.one(release(f"{name}-b"))
     p.one(confirm(f"{name}-c", ("tea", 1), request_id="parcel-1"))

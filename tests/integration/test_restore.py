@@ -172,6 +172,31 @@ def test_given_a_long_history_then_only_what_is_still_remembered_is_replayed(
         assert not any(":old-" in name for name in copy)
 
 
+@on_one_redis
+@pytest.mark.parametrize(
+    ("hours", "remembered"), [(20, {"s-a", "left"}), (50, {"left"}), (54, set())]
+)
+def test_what_is_remembered_of_a_reservation_that_ended_hours_ago(
+    settings: Settings, redis: Redis, into: str, hours: int, remembered: set[str]
+) -> None:
+    """The reservation for 24 h, a part's request id until 48 h after its latest possible end (4 h)."""
+    with persisting(settings):
+        p = Partition(redis)
+        p.receive("tea", 9)
+        for each in ("s-a", "s-b"):
+            p.hold(each, ("tea", 2))
+            p.one(confirm(each, ("tea", 1), request_id="left"))
+            p.one(release(each))
+        p.set_clock(int(p.head()["last_ms"]) + hours * 3_600_000)
+        p.receive("mug", 1)
+        wait_for_ledger(settings)
+    restore(settings, into)
+    with connect_redis(into) as other:
+        found = {name.decode().split(":")[-1] for name in other.scan_iter("hf:{0}:re*:s-a*")}
+        found |= {name.decode().split(":")[-1] for name in other.scan_iter("hf:{0}:request:part:*")}
+    assert found == remembered
+
+
 @pytest.mark.parametrize("ended", [False, True], ids=["still held", "ended since"])
 def test_given_a_reservation_from_before_then_the_replay_begins_with_it(
     settings: Settings, redis: Redis, into: str, ended: bool
