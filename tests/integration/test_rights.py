@@ -18,6 +18,7 @@ from engine.settings import Settings
 from persister import database
 from persister.persister import connect_redis
 from persister.reconcile import reconcile
+from persister.restore import restore
 from persister.runs import run
 from tests.running import persisting
 
@@ -75,6 +76,8 @@ async def test_given_the_documented_rights_when_all_is_used_then_nothing_is_refu
             mended = run(limited, connection, trigger="test", mend=True, retention_ms=60_000)
         assert mended.clean and len(mended.repaired) == 3
         await engine.close()
+    admin.flushall()
+    assert restore(settings, limited_url).seq > 0
 
 
 async def test_given_no_right_to_info_when_the_engine_starts_then_it_says_which_is_missing(
