@@ -1,0 +1,147 @@
+"""A client process of the engine's figures: drives the engine as hard as one process can.
+
+``python -m bench.client`` reads one JSON line (Orders), makes ready, prints ``ready``, begins at the next
+line of its input, and prints what it did (Done). Acknowledged ids go to a file, a line each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from itertools import count
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from engine.engine import Engine
+from engine.model import Confirm, GetStock, Line, Reserve
+from engine.settings import Settings
+from engine.statuses import Status
+
+TTL_MS = 3_600_000
+
+
+class Orders(msgspec.Struct, frozen=True, kw_only=True):
+    """What to do: ``work`` is a key of WORKS, with ``at_once`` commands a call and ``callers`` calls under
+    way, for ``seconds``. ``skus`` are named S0, S1, …, all of them at X."""
+
+    redis_url: str
+    work: str
+    run: str
+    seconds: float
+    skus: int = 1
+    lines: int = 1
+    callers: int = 4
+    at_once: int = 256
+    acknowledged: str = ""
+
+
+class Done(msgspec.Struct, frozen=True):
+    """``count`` commands (reads: skus) in ``seconds``; ``other``: those that had not the outcome meant."""
+
+    count: int
+    seconds: float
+    other: int
+
+
+class Client:
+    """One process' share of a run."""
+
+    def __init__(self, engine: Engine, orders: Orders) -> None:
+        self.engine = engine
+        self.orders = orders
+        self.acknowledged: list[str] = []
+        self.other = 0
+        self._numbers = count()
+
+    def reserves(self, size: int) -> list[Reserve]:
+        """Commands of this run, each with an id of its own (20 characters)."""
+        orders, made = self.orders, []
+        for _ in range(size):
+            number = next(self._numbers)
+            name = f"{orders.run}-{number:0{19 - len(orders.run)}d}"
+            lines = tuple(
+                [
+                    Line(f"S{(number * 31 + i * 3_571) % orders.skus}", 1, "X")
+                    for i in range(orders.lines)
+                ]
+            )
+            made.append(Reserve(reservation_id=name, order_id=name, lines=lines, ttl_ms=TTL_MS))
+        return made
+
+    async def reserve(self) -> int:
+        return len(await self._hold())
+
+    async def _hold(self) -> list[str]:
+        commands = self.reserves(self.orders.at_once)
+        outcomes = await self.engine.call_all(commands)
+        held = [
+            c.reservation_id
+            for c, o in zip(commands, outcomes, strict=True)
+            if o.status is Status.RESERVED
+        ]
+        self.acknowledged += held
+        self.other += len(commands) - len(held)
+        return held
+
+    async def life(self) -> int:
+        """Reserve, then pay."""
+        held = await self._hold()
+        outcomes = await self.engine.call_all([Confirm(reservation_id=each) for each in held])
+        confirmed = sum([o.status is Status.CONFIRMED for o in outcomes])
+        self.other += len(held) - confirmed
+        return confirmed
+
+    async def refuse(self) -> int:
+        """Ask for what is sold out."""
+        commands = self.reserves(self.orders.at_once)
+        outcomes = await self.engine.call_all(commands)
+        refused = sum([o.status is Status.INSUFFICIENT_STOCK for o in outcomes])
+        self.other += len(commands) - refused
+        return refused
+
+    async def look(self) -> int:
+        """Is it available? Many skus a call."""
+        start = next(self._numbers) * self.orders.at_once
+        skus = [f"S{(start + i) % self.orders.skus}" for i in range(self.orders.at_once)]
+        outcomes = await self.engine.call_all([GetStock(sku) for sku in skus])
+        found = sum([o.status is Status.FOUND for o in outcomes])
+        self.other += len(skus) - found
+        return found
+
+    async def work(self, until_s: float) -> int:
+        """Calls one after the other until then; how much came of them."""
+        act: Callable[[], Awaitable[int]] = getattr(self, self.orders.work)
+        done = 0
+        while time.monotonic() < until_s:
+            done += await act()
+        return done
+
+
+async def run(orders: Orders) -> Done:
+    """Make ready, wait for the word, work."""
+    engine = await Engine.start(Settings(redis_url=orders.redis_url))
+    client = Client(engine, orders)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)  # as the HTTP workers have it
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    began_s = time.monotonic()
+    until_s = began_s + orders.seconds
+    counts = await asyncio.gather(*[client.work(until_s) for _ in range(orders.callers)])
+    seconds = time.monotonic() - began_s
+    await engine.close()
+    if orders.acknowledged:
+        text = "".join([f"{each}\n" for each in client.acknowledged])
+        Path(orders.acknowledged).write_text(text)
+    return Done(sum(counts), seconds, client.other)
+
+
+if __name__ == "__main__":
+    done = uvloop.run(run(msgspec.json.decode(sys.stdin.readline(), type=Orders)))
+    print(msgspec.json.encode(done).decode(), flush=True)
