@@ -53,10 +53,7 @@ def smallest(kind: str) -> dict[str, Any]:
 def test_the_schema_is_one_and_says_what_each_field_is() -> None:
     VALIDATOR.check_schema(SCHEMA)
     assert SCHEMA["$id"] == f"urn:holdfast:schema:event:v{VERSION}"
-    assert SCHEMA["properties"]["version"] == {
-        "description": SCHEMA["properties"]["version"]["description"],
-        "const": VERSION,
-    }
+    assert SCHEMA["properties"]["version"]["const"] == VERSION
     for fields in (SCHEMA["properties"], SCHEMA["$defs"]["line"]["properties"]):
         for name, field in fields.items():
             assert field["description"].endswith("."), name
@@ -110,9 +107,9 @@ FIELDS_OF_SOME = {
     "lines": [line(0, 0, 0)],
 }
 MAY_HAVE = {
-    **dict.fromkeys(("reserve", "extend", "expire"), {"customer_id"}),
-    **dict.fromkeys(("confirm", "release"), {"customer_id", "request_id"}),
-    **dict.fromkeys(MOVEMENT_TYPES, {"reference", "reason"}),
+    **dict.fromkeys(("reserve", "extend", "expire"), ("customer_id",)),
+    **dict.fromkeys(("confirm", "release"), ("customer_id", "request_id")),
+    **dict.fromkeys(MOVEMENT_TYPES, ("reference", "reason")),
 }
 
 
@@ -121,7 +118,7 @@ def test_a_field_of_another_type_does_not_fit(kind: str) -> None:
     event = smallest(kind)
     for name, value in FIELDS_OF_SOME.items():
         if name not in event:
-            assert bool(errors(event | {name: value})) != (name in MAY_HAVE.get(kind, set())), name
+            assert bool(errors(event | {name: value})) != (name in MAY_HAVE.get(kind, ())), name
 
 
 WRONG: list[tuple[str, str, dict[str, Any]]] = [
