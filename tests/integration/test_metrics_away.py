@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
+import psutil
 import pytest
 from kit import Partition
 from metrics_kit import numbers, reconcile
 from running import in_process, persisting, served, wait_for_ledger
 
-from api.servers import RedisServer
+from api.servers import PostgresServer, RedisServer
+from api.snapshot import LEDGER_WAIT_S
 from engine.settings import Settings
 from persister.persister import connect_redis
 
 pytestmark = pytest.mark.anyio
+
+
+@contextmanager
+def hanging(pid: int) -> Iterator[None]:
+    """A server of ours that neither works nor ends, children included."""
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    for process in family:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
 
 async def test_given_no_redis_then_what_the_ledger_knows_is_told(
@@ -41,6 +61,31 @@ async def test_given_no_redis_then_what_the_ledger_knows_is_told(
             assert not any("outbox_e" in name or "partition" in name for name in found)
             assert "holdfast_ledger_behind_events" not in found
         one_redis.start()
+
+
+async def test_given_a_postgresql_that_hangs_then_the_scrape_waits_for_three_seconds(
+    one_redis: RedisServer,
+) -> None:
+    """Also where a connection is open: one that hangs hears no cancellation (10 s in psycopg)."""
+    with TemporaryDirectory(prefix="holdfast-postgres-") as directory:
+        server = PostgresServer(Path(directory))
+        server.start()
+        try:
+            settings = Settings(redis_url=one_redis.url, postgres_url=server.url)
+            with persisting(settings):
+                pass
+            async with in_process(settings) as client:
+                before = numbers((await client.get("/metrics")).text)
+                with hanging(server.pid):
+                    begun = time.monotonic()
+                    answer = await client.get("/metrics")
+                    took_s = time.monotonic() - begun
+        finally:
+            server.stop()
+    found = numbers(answer.text)
+    assert before["holdfast_postgres_up"] == 1
+    assert (found["holdfast_postgres_up"], found["holdfast_redis_up"]) == (0, 1)
+    assert LEDGER_WAIT_S <= took_s < LEDGER_WAIT_S + 2
 
 
 async def test_over_a_socket_get_and_head(
