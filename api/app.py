@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from api import handlers
 from api.asgi import Endpoint, Nowhere
 from api.audit_trail import get_movements, ledger_pool
+from api.metrics import metrics
 from api.reconciliations import Reconciler, latest_reconciliation, post_reconciliation
 from api.status import status
 from engine.engine import Engine
@@ -41,6 +42,7 @@ ROUTES = [
     Route("/v1/reconciliations", Endpoint(POST=post_reconciliation)),
     Route("/v1/reconciliations/latest", Endpoint(GET=latest_reconciliation)),
     Route("/v1/status", Endpoint(GET=status)),
+    Route("/metrics", Endpoint(GET=metrics)),
     Route("/health/live", Endpoint(GET=handlers.live)),
     Route("/health/ready", Endpoint(GET=handlers.ready)),
 ]

@@ -1,11 +1,10 @@
-"""What the API reads from the ledger: the audit trail and how far the ledger has come."""
+"""The audit trail, and how the API reads from the ledger."""
 
 from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import Any
 
-import msgspec
 import psycopg
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
@@ -108,17 +107,3 @@ async def get_movements(call: Call) -> Reply:
     more = len(rows) > limit
     cursor = _encode_cursor(rows[limit - 1]) if more else None
     return json_reply(200, {"movements": rows[:limit], "next_cursor": cursor})
-
-
-class LedgerState(msgspec.Struct, frozen=True):
-    """How far the ledger of a partition has come; ``stopped`` says why it does not go on."""
-
-    epoch: int
-    seq: int
-    stopped: str | None
-
-
-async def ledger_states(call: Call) -> dict[int, LedgerState]:
-    """By partition. Problem 503 where PostgreSQL is away."""
-    rows = await read_ledger(call.state.ledger, "positions", {})
-    return {row["partition"]: LedgerState(row["epoch"], row["seq"], row["stopped"]) for row in rows}

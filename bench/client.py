@@ -122,8 +122,8 @@ class Client:
         return done
 
 
-async def run(orders: Orders) -> Done:
-    """Make ready, wait for the word, work."""
+async def run(orders: Orders) -> tuple[Done, list[str]]:
+    """Make ready, wait for the word, work; what was done, and the ids that were acknowledged."""
     engine = await Engine.start(Settings(redis_url=orders.redis_url))
     client = Client(engine, orders)
     gc.collect()
@@ -136,12 +136,16 @@ async def run(orders: Orders) -> Done:
     counts = await asyncio.gather(*[client.work(until_s) for _ in range(orders.callers)])
     seconds = time.monotonic() - began_s
     await engine.close()
+    return Done(sum(counts), seconds, client.other), client.acknowledged
+
+
+def main() -> None:
+    orders = msgspec.json.decode(sys.stdin.readline(), type=Orders)
+    done, acknowledged = uvloop.run(run(orders))
     if orders.acknowledged:
-        text = "".join([f"{each}\n" for each in client.acknowledged])
-        Path(orders.acknowledged).write_text(text)
-    return Done(sum(counts), seconds, client.other)
+        Path(orders.acknowledged).write_text("".join([f"{each}\n" for each in acknowledged]))
+    print(msgspec.json.encode(done).decode(), flush=True)
 
 
 if __name__ == "__main__":
-    done = uvloop.run(run(msgspec.json.decode(sys.stdin.readline(), type=Orders)))
-    print(msgspec.json.encode(done).decode(), flush=True)
+    main()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -26,9 +26,9 @@ from engine.model import (
     Release,
     Reserve,
 )
-from engine.partitions import HEAD_FIELDS, head_of, server_of
 from engine.scripts import Scripts
 from engine.settings import Settings
+from engine.states import PartitionState, Place, RedisState, read_partitions, read_state
 
 log = logging.getLogger("holdfast.engine")
 
@@ -41,19 +41,6 @@ class Swept(msgspec.Struct, frozen=True):
     looked_at: int
     expired: int
     more: bool
-
-
-class PartitionState(msgspec.Struct, frozen=True):
-    """How a partition stands in Redis. ``clock_ahead_ms``: how far its clock, which never runs back,
-    is ahead of the server's; while it is, no deadline passes."""
-
-    partition: int
-    open: bool
-    epoch: int
-    seq: int
-    outbox_length: int
-    trimmer: str
-    clock_ahead_ms: int
 
 
 def connect(url: str, timeout_ms: int) -> Redis:
@@ -147,29 +134,13 @@ class Engine:
 
     async def states(self) -> list[PartitionState]:
         """How each partition stands. RedisError where Redis is away."""
-        info = {**await self._redis.info("server"), **await self._redis.info("replication")}
-        seconds, microseconds = await self._redis.time()
-        now_ms = seconds * 1000 + microseconds // 1000
-        states = []
-        for partition in range(self._settings.partitions):
-            head = head_of(await self._redis.hmget(keys.head(partition), HEAD_FIELDS))
-            is_open = head.is_open_on(server_of(info))
-            states.append(
-                PartitionState(
-                    partition,
-                    is_open,
-                    int(head.epoch) if head.epoch.isdecimal() else 0,
-                    int(head.seq) if head.seq.isdecimal() else 0,
-                    await self._redis.xlen(keys.outbox(partition)),
-                    head.trimmer,
-                    max(0, int(head.last_ms) - now_ms) if head.last_ms.isdecimal() else 0,
-                )
-            )
-        return states
+        return await read_partitions(self._redis, self._settings.partitions)
 
-    async def server(self) -> dict[str, Any]:
-        """``INFO`` of the server. RedisError where Redis is away."""
-        return dict(await self._redis.info("everything"))
+    async def redis_state(self, after: Mapping[int, Place]) -> RedisState:
+        """How Redis and the partitions stand; ``after`` tells how far the ledger had come before
+        (engine/states.py). RedisError where Redis is away."""
+        durability = await self.durability()
+        return await read_state(self._redis, self._settings.partitions, durability, after)
 
     async def durability(self) -> str:
         """What an answer is worth: ``always``, ``everysec`` or ``no`` (appendfsync), or ``none``

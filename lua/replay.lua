@@ -13,7 +13,6 @@
 --       3 lifetime_max_ms  how long after its creation a reservation can be extended to
 --       4 with_due  1: put the holds on the lists of their deadlines; 0: the caller does that at the end
 -- RETURNS {replayed, damaged keys} | {changed}: it is open, or its head is not at the event before
---- @include lib/finish.lua
 --- @include lib/replay.lua
 --- @include lib/writes_when_full.lua
 local events = cmsgpack.unpack(ARGV[1])

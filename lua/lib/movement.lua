@@ -54,9 +54,3 @@ local function change_of(c, s)
   end
   return on_hand, quarantined
 end
-
-local function apply(s, on_hand, quarantined, seq)
-  s.on_hand, s.quarantined, s.moved = s.on_hand + on_hand, s.quarantined + quarantined, true
-  s.available = s.available + on_hand - quarantined
-  touch(s, seq)
-end

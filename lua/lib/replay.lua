@@ -2,8 +2,7 @@
 -- lua/replay.lua); lines flat: sku, location, quantity and the deltas of on_hand, held, quarantined. Stock
 -- follows those deltas, whatever is found here: Redis minus ledger stays what it was.
 --- @include due.lua
---- @include movement.lua
---- @include request.lua
+--- @include keep_success.lua
 --- @include take.lua
 
 local function add_deltas(lines, seq)

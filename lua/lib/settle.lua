@@ -2,8 +2,9 @@
 -- {reservation_id, request_id or '', fingerprint of the part or '', wanted}; `wanted` is flat (sku,
 -- location or '', quantity, …) and empty for all that is left.
 --- @include ended.lua
+--- @include first_success.lua
+--- @include keep_success.lua
 --- @include part.lua
---- @include request.lua
 --- @include take.lua
 
 -- Refuse a programmer's mistake before anything is written.

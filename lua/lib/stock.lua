@@ -68,6 +68,13 @@ local function take_off(sku, location, quantity, off_on_hand, seq)
   touch(s, seq)
 end
 
+-- What a movement changes.
+local function apply(s, on_hand, quarantined, seq)
+  s.on_hand, s.quarantined, s.moved = s.on_hand + on_hand, s.quarantined + quarantined, true
+  s.available = s.available + on_hand - quarantined
+  touch(s, seq)
+end
+
 -- A record for a sku at a location that never had it; written by write_stocks once it is touched.
 local function create_stock(sku, location)
   local s = {key = stock_key(sku, location), sku = sku, location = location, created = true,

@@ -10,7 +10,8 @@ SELECT epoch, seq FROM positions WHERE partition = %(partition)s
 SELECT epoch, seq, hash FROM positions WHERE partition = %(partition)s FOR UPDATE
 
 -- name: positions
-SELECT partition, epoch, seq, stopped, updated_at FROM positions ORDER BY partition
+SELECT p.partition, p.epoch, p.seq, p.stopped, e.occurred_at
+FROM positions p LEFT JOIN events e USING (partition, epoch, seq)
 
 -- name: move_position
 INSERT INTO positions (partition, epoch, seq, hash, kafka_offset, kafka_topic_id)
@@ -315,3 +316,13 @@ SELECT sku, location, on_hand, held, quarantined, seq FROM balances WHERE partit
 
 -- name: live_deadlines
 SELECT reservation_id, deadline_ms FROM live_reservations WHERE partition = %(partition)s ORDER BY seq
+
+-- name: last_reconciliations
+SELECT asked.partition, last.finished_at, last.clean, json_array_length(last.differences) AS differences,
+  (SELECT r.finished_at FROM reconciliations r WHERE r.partition = asked.partition AND r.clean
+   ORDER BY r.reconciliation_id DESC LIMIT 1) AS last_success_at
+FROM unnest(%(partitions)s::integer[]) AS asked (partition)
+CROSS JOIN LATERAL (
+  SELECT finished_at, clean, differences FROM reconciliations r
+  WHERE r.partition = asked.partition ORDER BY r.reconciliation_id DESC LIMIT 1
+) AS last

@@ -233,6 +233,7 @@ async def test_json_may_be_announced_with_parameters(
         ("/v1/stock/tea", {"GET"}),
         ("/v1/movements", {"GET", "POST"}),
         ("/v1/status", {"GET"}),
+        ("/metrics", {"GET"}),
         ("/health/live", {"GET"}),
         ("/health/ready", {"GET"}),
     ],

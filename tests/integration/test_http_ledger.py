@@ -144,7 +144,9 @@ async def test_status_tells_how_all_parts_stand(
     assert status["ledger"] == "ok"
     (partition,) = status["partitions"]
     assert (partition["open"], partition["epoch"], partition["seq"]) == (True, 1, 12)
-    assert partition["ledger"] == {"epoch": 1, "seq": 12, "behind_events": 0, "stopped": None}
+    assert partition["ledger"] == {
+        "epoch": 1, "seq": 12, "behind_events": 0, "behind_seconds": 0, "stopped": None
+    }  # fmt: skip
     assert (await audited.get("/health/live")).status_code == 200
     assert (await audited.get("/health/ready")).status_code == 200
 

@@ -66,6 +66,7 @@ async def test_given_the_documented_rights_when_all_is_used_then_nothing_is_refu
         swept = await engine.sweep(0)
         assert swept is not None
         assert (await engine.states())[0].open
+        assert (await engine.redis_state({})).partitions[0].open
         assert await engine.durability() in ("always", "everysec", "no")
         with database.connect(postgres_url) as connection, connect_redis(limited_url) as limited:
             report = reconcile(limited, connection)

@@ -17,7 +17,7 @@ def test_the_next_time_of_day() -> None:
 
 def test_the_documented_cron_job_runs_reconcile_once_a_day(repository: Path) -> None:
     text = (repository / "docs" / "operations.md").read_text()
-    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (block,) = re.findall(r"```yaml\n(apiVersion.*?)```", text, re.DOTALL)
     job = yaml.safe_load(block)
     assert (job["kind"], job["apiVersion"]) == ("CronJob", "batch/v1")
     assert job["spec"]["schedule"] == "0 3 * * *"

@@ -1,5 +1,4 @@
--- What the request id of a part did: kept as {operation, fingerprint, the reservation's value after it},
--- and longer than the reservation itself.
+-- What the request id of a part did the first time: kept by keep_success.lua.
 --- @include reservation.lua
 
 -- The answer of a part's first success; nil where there was none.
@@ -24,12 +23,4 @@ local function first_success(operation, success, reservation_id, key, fingerprin
     return {'request_mismatch'}
   end
   return {success, record[3], 1}
-end
-
--- Until twice the retention after the latest possible end of the reservation.
-local function keep_success(key, operation, fingerprint, r, value, now, retention_ms, lifetime_max_ms)
-  local ends = math.max(r.deadline, r.created + lifetime_max_ms) + 2 * retention_ms
-  if ends > now then
-    redis.call('SET', key, cmsgpack.pack({operation, fingerprint, value}), 'PX', integer(ends - now))
-  end
 end

@@ -1,0 +1,172 @@
+"""How Redis and the partitions in it stand, for health, status and metrics.
+
+Reading only, a few commands whatever there is in Redis: no scan, and of the outbox its first entry and the
+first after the ledger's position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+
+from engine import keys
+from engine.events import read_entry
+from engine.partitions import HEAD_FIELDS, Server, head_of, server_of
+
+Place = tuple[int, int]
+_COUNTERS = ("trimmed_seq", "written_bytes", "trimmed_bytes")
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """An event in the outbox, and for how long it has been there; ``age_ms`` is None where its entry
+    can't be read."""
+
+    seq: int
+    age_ms: int | None
+
+
+class PartitionState(msgspec.Struct, frozen=True, kw_only=True):
+    """How a partition stands in Redis.
+
+    ``clock_ahead_ms``: how far its clock, which never runs back, is ahead of the server's; while it is,
+    no deadline passes. ``outbox_entries``, ``outbox_events``, ``outbox_bytes``: what has not been trimmed;
+    the bytes are right again at the latest when the outbox is empty (a trimmer that was killed doesn't
+    know them). ``trimmer``: who trims, ``relay`` or ``persister``; empty for nobody yet.
+    """
+
+    partition: int
+    open: bool
+    epoch: int
+    seq: int
+    clock_ahead_ms: int
+    outbox_entries: int
+    outbox_events: int
+    outbox_bytes: int
+    trimmer: str
+
+
+class Outbox(msgspec.Struct, frozen=True):
+    """The oldest event in an outbox, and the oldest of those after a place; None where there is none."""
+
+    oldest: Waiting | None
+    oldest_after: Waiting | None
+
+
+class RedisState(msgspec.Struct, frozen=True, kw_only=True):
+    """The server and its partitions, read together; ``outboxes`` by partition. ``now_ms`` by the server's
+    clock. ``durability`` as Engine.durability tells it, ``maxmemory_bytes`` 0 for no limit."""
+
+    now_ms: int
+    name: str
+    version: str
+    durability: str
+    used_memory_bytes: int
+    maxmemory_bytes: int
+    maxmemory_policy: str
+    partitions: list[PartitionState]
+    outboxes: dict[int, Outbox]
+
+
+async def read_partitions(redis: Redis, partitions: int) -> list[PartitionState]:
+    """How each partition stands. RedisError where Redis is away."""
+    pipe = redis.pipeline(transaction=False)
+    pipe.info("server")
+    pipe.info("replication")
+    _ask_partitions(pipe, partitions)
+    server, replication, *replies = await pipe.execute()
+    return _partitions(server_of({**server, **replication}), replies)
+
+
+async def read_state(
+    redis: Redis, partitions: int, durability: str, after: Mapping[int, Place]
+) -> RedisState:
+    """All of it; ``after`` is the ledger's (epoch, seq) by partition, where it is known. It has to be
+    read before, or the ledger could seem to be ahead of Redis. RedisError where Redis is away."""
+    pipe = redis.pipeline(transaction=False)
+    pipe.info()
+    _ask_partitions(pipe, partitions)
+    for partition in range(partitions):
+        epoch, seq = after.get(partition, (0, 0))
+        pipe.xrange(keys.outbox(partition), count=1)
+        pipe.xrange(keys.outbox(partition), min=f"{epoch}-{seq + 1}", count=1)
+    info, *replies = await pipe.execute()
+    first, last = 1 + 2 * partitions, len(replies)
+    states = _partitions(server_of(info), replies[:first])
+    now_ms = _now_ms(replies[0])
+    outboxes = {
+        partition: Outbox(
+            _waiting(partition, replies[at], (0, 0), now_ms),
+            _waiting(partition, replies[at + 1], after.get(partition, (0, 0)), now_ms),
+        )
+        for partition, at in enumerate(range(first, last, 2))
+    }
+    return RedisState(
+        now_ms=now_ms,
+        name=info.get("server_name", "redis"),
+        version=info.get("valkey_version", info["redis_version"]),
+        durability=durability,
+        used_memory_bytes=info["used_memory"],
+        maxmemory_bytes=info["maxmemory"],
+        maxmemory_policy=info.get("maxmemory_policy", "unknown"),
+        partitions=states,
+        outboxes=outboxes,
+    )
+
+
+def _ask_partitions(pipe: Any, partitions: int) -> None:
+    pipe.time()
+    for partition in range(partitions):
+        pipe.hmget(keys.head(partition), *HEAD_FIELDS, *_COUNTERS)
+        pipe.xlen(keys.outbox(partition))
+
+
+def _now_ms(time: tuple[int, int]) -> int:
+    return time[0] * 1000 + time[1] // 1000
+
+
+def _partitions(server: Server, replies: list[Any]) -> list[PartitionState]:
+    """From what ``_ask_partitions`` asked."""
+    now_ms = _now_ms(replies[0])
+    states = []
+    for partition, (fields, entries) in enumerate(zip(replies[1::2], replies[2::2], strict=True)):
+        head = head_of(fields[: len(HEAD_FIELDS)])
+        seq = _whole(head.seq)
+        trimmed_seq, written, trimmed = fields[len(HEAD_FIELDS) :]
+        states.append(
+            PartitionState(
+                partition=partition,
+                open=head.is_open_on(server),
+                epoch=_whole(head.epoch),
+                seq=seq,
+                clock_ahead_ms=max(0, _whole(head.last_ms) - now_ms),
+                outbox_entries=entries,
+                outbox_events=max(0, seq - _whole(trimmed_seq, seq)),
+                outbox_bytes=max(0, _whole(written) - _whole(trimmed)),
+                trimmer=head.trimmer,
+            )
+        )
+    return states
+
+
+def _whole(text: bytes | str | None, otherwise: int = 0) -> int:
+    digits = text.encode() if isinstance(text, str) else text or b""
+    return int(digits) if digits.isdigit() else otherwise
+
+
+def _waiting(
+    partition: int, entries: list[tuple[bytes, dict[bytes, bytes]]], after: Place, now_ms: int
+) -> Waiting | None:
+    """The first event after a place in the first of these entries."""
+    for entry_id, fields in entries:
+        name = entry_id.decode()
+        try:
+            events = read_entry(partition, name, fields.get(b"events", b""))
+        except (msgspec.MsgspecError, ValueError, KeyError, IndexError, TypeError):
+            return Waiting(int(name.partition("-")[2]), None)
+        for event in events:
+            if event.seq > after[1]:
+                return Waiting(event.seq, max(0, now_ms - event.at_ms))
+    return None

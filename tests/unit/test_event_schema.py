@@ -1,0 +1,187 @@
+"""docs/event.v1.schema.json is the contract of an event: the code's fields and types, and nothing else."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from typing import Any
+
+import msgspec
+import pytest
+from event_kit import BASE, DISCARD, REPOSITORY, SCHEMA, TYPES, VALIDATOR, errors
+
+from engine.events import VERSION, Event, EventLine, from_json
+from engine.model import MOVEMENT_TYPES
+from engine.scripts import NAMES, assemble
+from engine.statuses import State
+
+LINE = {"sku": "tea", "location": "X", "quantity": 2}
+RESERVATION = {"reservation_id": "r1", "order_id": "o1"}
+MOVEMENT = {"movement_id": "m1", "fingerprint": "0" * 24}
+
+
+def line(on_hand: int, held: int, quarantined: int) -> dict[str, Any]:
+    deltas = {"on_hand_delta": on_hand, "held_delta": held, "quarantined_delta": quarantined}
+    return LINE | deltas
+
+
+#: The smallest event of each type.
+SMALLEST: dict[str, dict[str, Any]] = {
+    "reserve": RESERVATION
+    | {"deadline_ms": 1_800_000_000_100, "fingerprint": "0" * 24, "lines": [line(0, 2, 0)]},
+    "extend": RESERVATION | {"deadline_ms": 1_800_000_000_100},
+    "confirm": RESERVATION | {"status": "confirmed", "lines": [line(-2, -2, 0)]},
+    "release": RESERVATION | {"status": "released", "lines": [line(0, -2, 0)]},
+    "expire": RESERVATION | {"status": "expired", "lines": [line(0, -2, 0)]},
+    "receive": MOVEMENT | {"lines": [line(2, 0, 0)]},
+    "return": MOVEMENT | {"lines": [line(2, 0, 2)]},
+    "damage": MOVEMENT | {"lines": [line(-2, 0, 0)]},
+    "transfer": MOVEMENT | {"lines": [line(-2, 0, 0), line(2, 0, 0) | {"location": "Y"}]},
+    "count": MOVEMENT | {"lines": [line(-5, 0, 0)]},
+    "inspect_pass": MOVEMENT | {"lines": [line(0, 0, -2)]},
+    "inspect_fail": MOVEMENT | {"lines": [line(-2, 0, -2)]},
+    "repair": {"reason": "counter_drift found by reconciliation 1", "lines": [line(0, 0, 0)]},
+    "discard": {"reason": DISCARD["reason"]},
+}
+
+
+def smallest(kind: str) -> dict[str, Any]:
+    return copy.deepcopy(BASE | {"type": kind} | SMALLEST[kind])
+
+
+def test_the_schema_is_one_and_says_what_each_field_is() -> None:
+    VALIDATOR.check_schema(SCHEMA)
+    assert SCHEMA["$id"] == f"urn:holdfast:schema:event:v{VERSION}"
+    assert SCHEMA["properties"]["version"]["const"] == VERSION
+    for fields in (SCHEMA["properties"], SCHEMA["$defs"]["line"]["properties"]):
+        for name, field in fields.items():
+            assert field["description"].endswith("."), name
+            assert not name.endswith("_ms") or "ms since 1970" in field["description"], name
+            in_units = name == "quantity" or name.endswith("_delta")
+            assert not in_units or "in units" in field["description"], name
+
+
+def test_its_properties_are_the_fields_of_an_event_in_their_order() -> None:
+    for schema, struct in ((SCHEMA, Event), (SCHEMA["$defs"]["line"], EventLine)):
+        fields = msgspec.structs.fields(struct)
+        assert list(schema["properties"]) == [field.name for field in fields]
+        assert schema["required"] == [field.name for field in fields if field.required]
+        assert schema["additionalProperties"] is False
+    assert SCHEMA["properties"]["status"]["enum"] == [str(state) for state in State]
+
+
+def test_its_types_are_the_operations_of_the_scripts_that_tell_events() -> None:
+    scripts = {name for name in NAMES if "return finish(" in assemble(name)}
+    # `move` is told by the movement's type; a discard is written where an event is set aside.
+    assert set(TYPES) == scripts - {"move"} | set(MOVEMENT_TYPES) | {"discard"}
+    assert list(SMALLEST) == TYPES
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_the_smallest_event_fits_and_nothing_less_or_more(kind: str) -> None:
+    event = smallest(kind)
+    assert errors(event) == []
+    assert json.loads(from_json(json.dumps(event).encode()).to_json()) == event
+    for name in event:
+        less = {key: value for key, value in event.items() if key != name}
+        assert errors(less), f"a {kind} without {name} fits"
+    for line in event.get("lines", []):
+        for name in line:
+            wrong = copy.deepcopy(event)
+            wrong["lines"][0].pop(name)
+            assert errors(wrong), f"a line of a {kind} without {name} fits"
+
+
+FIELDS_OF_SOME = {
+    "reservation_id": "r1",
+    "order_id": "o1",
+    "customer_id": "c1",
+    "deadline_ms": 100,
+    "status": "held",
+    "fingerprint": "0" * 24,
+    "request_id": "q1",
+    "movement_id": "m1",
+    "reference": "note 7",
+    "reason": "why",
+    "lines": [line(0, 0, 0)],
+}
+MAY_HAVE = {
+    **dict.fromkeys(("reserve", "extend", "expire"), ("customer_id",)),
+    **dict.fromkeys(("confirm", "release"), ("customer_id", "request_id")),
+    **dict.fromkeys(MOVEMENT_TYPES, ("reference", "reason")),
+}
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_field_of_another_type_does_not_fit(kind: str) -> None:
+    event = smallest(kind)
+    for name, value in FIELDS_OF_SOME.items():
+        if name not in event:
+            assert bool(errors(event | {name: value})) != (name in MAY_HAVE.get(kind, ())), name
+
+
+WRONG: list[tuple[str, str, dict[str, Any]]] = [
+    ("another type word", "reserve", {"type": "reserved"}),
+    ("another version", "reserve", {"version": 2}),
+    ("an unknown field", "reserve", {"colour": "red"}),
+    ("null for absent", "reserve", {"customer_id": None}),
+    ("a negative partition", "extend", {"partition": -1}),
+    ("seq 0", "extend", {"seq": 0}),
+    ("seq as text", "extend", {"seq": "7"}),
+    ("a time with a fraction", "extend", {"at_ms": 1.5}),
+    ("a deadline within a tenth of a second", "extend", {"deadline_ms": 1_800_000_000_150}),
+    ("an id with a colon", "extend", {"reservation_id": "a:b"}),
+    ("an id of 65", "extend", {"reservation_id": "a" * 65}),
+    ("an empty order", "extend", {"order_id": ""}),
+    ("an order of 129", "extend", {"order_id": "o" * 129}),
+    ("a control character", "extend", {"order_id": "a\u0000b"}),
+    ("another fingerprint", "receive", {"fingerprint": "0" * 23}),
+    ("no lines in lines", "reserve", {"lines": []}),
+    ("a quantity with a fraction", "reserve", {"lines": [line(0, 2, 0) | {"quantity": 1.5}]}),
+    ("a quantity of 0", "reserve", {"lines": [line(0, 2, 0) | {"quantity": 0}]}),
+    ("a quantity above all", "count", {"lines": [line(0, 0, 0) | {"quantity": 10**9 + 1}]}),
+    ("an unknown field of a line", "reserve", {"lines": [line(0, 2, 0) | {"price": 1}]}),
+    ("a reserve that gives back", "reserve", {"lines": [line(0, -2, 0)]}),
+    ("a reserve that takes", "reserve", {"lines": [line(-2, 2, 0)]}),
+    ("a confirm that ends as released", "confirm", {"status": "released"}),
+    ("a release that ends as expired", "release", {"status": "expired"}),
+    ("a part without a request_id", "confirm", {"status": "held"}),
+    ("a confirm that leaves the units", "confirm", {"lines": [line(0, -2, 0)]}),
+    ("an expire that takes them", "expire", {"lines": [line(-2, -2, 0)]}),
+    ("a movement that holds", "receive", {"lines": [line(2, 1, 0)]}),
+    ("a receive of two lines", "receive", {"lines": [line(2, 0, 0)] * 2}),
+    ("a transfer of one line", "transfer", {"lines": [line(-2, 0, 0)]}),
+    ("a transfer the wrong way", "transfer", {"lines": [line(2, 0, 0), line(-2, 0, 0)]}),
+    ("a return that takes", "return", {"lines": [line(-2, 0, 0)]}),
+    ("damage that brings", "damage", {"lines": [line(2, 0, 0)]}),
+    ("a count in quarantine", "count", {"lines": [line(0, 0, 1)]}),
+    ("an inspection that brings", "inspect_pass", {"lines": [line(0, 0, 2)]}),
+    ("a repair of an order without a reservation", "repair", {"order_id": "o1"}),
+    ("a repair that ends as confirmed", "repair", RESERVATION | {"status": "confirmed"}),
+    ("a discard of nobody", "discard", {"reason": ""}),
+]
+
+
+@pytest.mark.parametrize(("kind", "change"), [w[1:] for w in WRONG], ids=[w[0] for w in WRONG])
+def test_a_wrong_event_does_not_fit(kind: str, change: dict[str, Any]) -> None:
+    assert errors(smallest(kind) | change)
+
+
+def test_what_belongs_to_a_part_or_to_a_repair_of_a_reservation_fits() -> None:
+    part = {"status": "held", "request_id": "q1", "fingerprint": "0" * 24}
+    for kind in ("confirm", "release"):
+        assert errors(smallest(kind) | part) == []
+    mended = RESERVATION | {"customer_id": "c1", "status": "held", "reason": "why"}
+    assert errors(BASE | {"type": "repair"} | mended) == []
+    assert errors(smallest("count") | {"lines": [line(-5, 0, 0) | {"quantity": 0}]}) == []
+
+
+def test_the_examples_of_the_documentation_fit_and_there_is_one_of_each_type() -> None:
+    text = (REPOSITORY / "docs" / "events.md").read_text()
+    examples = [json.loads(found) for found in re.findall(r"^\{.*\}$", text, re.MULTILINE)]
+    assert [example["type"] for example in examples] == TYPES
+    for example in examples:
+        assert errors(example) == []
+        canonical = from_json(json.dumps(example).encode()).to_json().decode()
+        assert canonical in text, "the example is not as it stands on Kafka"
