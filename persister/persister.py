@@ -130,7 +130,7 @@ class Persister:
             if batch.events:
                 position = ledger.write(batch.events, batch.mark)
                 source.committed(position)
-            elif self._stopping.is_set():
+            elif self._stopping.is_set() and source.is_drained(position):
                 return
 
     def _open_if_closed(
@@ -147,7 +147,7 @@ class Persister:
         server = read_server(redis)
         head = read_head(redis, self._partition)
         epoch, seq = head.position
-        if not head.is_open_on(server) and not source.is_drained():
+        if not head.is_open_on(server) and not source.is_drained(position):
             return
         if epoch < position.epoch or seq < position.seq:
             if head.is_open_on(server):
