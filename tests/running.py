@@ -111,7 +111,9 @@ def messages(settings: Settings) -> list[bytes]:
     consumer.assign([TopicPartition(settings.kafka_topic, 0, low)])
     found: list[bytes] = []
     while len(found) < high - low:
-        found += [message.value() for message in consumer.consume(1000, 5)]
+        found += [
+            message.value() for message in consumer.consume(min(1000, high - low - len(found)), 5)
+        ]
     consumer.close()
     return found
 
