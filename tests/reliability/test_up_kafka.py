@@ -23,11 +23,13 @@ from running import (
     environment,
     eventually,
     holdfast,
+    ledger_seq,
     messages,
     rows,
     wait_for_ledger,
 )
 
+from api.kafka_server import KafkaServer
 from api.local import discover
 from engine import keys
 from engine.events import from_json
@@ -42,6 +44,7 @@ PARTS = ["http-1", "sweeper", "relay", "persister", "redis", "kafka", "postgresq
 def stack(tmp_path_factory: pytest.TempPathFactory, embedded_kafka: None) -> Iterator[Up]:
     stack = Up(tmp_path_factory.mktemp("up-kafka") / "stack", "--kafka")
     stack.start()
+    receive_stock(stack)
     yield stack
     if stack.process is not None and stack.process.poll() is None:
         assert stack.stop() == 0, stack.output.read_text()
@@ -50,6 +53,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory, embedded_kafka: None) -> Ite
 def outbox_length(stack: Up) -> int:
     with connect_redis(stack.settings().redis_url) as redis:
         return int(redis.xlen(keys.outbox(0)))
+
+
+def trimmed_seq(stack: Up) -> int:
+    with connect_redis(stack.settings().redis_url) as redis:
+        return int(redis.hget(keys.head(0), "trimmed_seq") or 0)
 
 
 def trimmer(stack: Up) -> str:
@@ -63,12 +71,6 @@ def receive(stack: Up, movement_id: str) -> None:
     assert answer.status_code == 201, answer.text
 
 
-def check_clean(stack: Up) -> None:
-    wait_for_ledger(stack.settings())
-    done = holdfast("reconcile", "--data-dir", str(stack.data_dir))
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def test_a_broker_of_yours_is_used_and_left_running(tmp_path: Path, kafka_bootstrap: str) -> None:
     stack = Up(
         tmp_path / "stack",
@@ -76,14 +78,16 @@ def test_a_broker_of_yours_is_used_and_left_running(tmp_path: Path, kafka_bootst
         HOLDFAST_KAFKA_TOPIC=f"test.{uuid4().hex}",
     )
     stack.start()
-    assert set(stack.pids()) == {*PARTS, "supervisor"} - {"kafka"}
-    told = f"1 broker behind {kafka_bootstrap}"
-    eventually("it is told", lambda: told in stack.output.read_text())
-    receive(stack, "first")
-    settings = stack.settings()
-    wait_for_ledger(settings)
-    assert settings.kafka_bootstrap == kafka_bootstrap
-    assert stack.stop() == 0
+    try:
+        assert set(stack.pids()) == {*PARTS, "supervisor"} - {"kafka"}
+        told = f"1 broker behind {kafka_bootstrap}"
+        eventually("it is told", lambda: told in stack.output.read_text())
+        receive(stack, "first")
+        settings = stack.settings()
+        wait_for_ledger(settings)
+        assert settings.kafka_bootstrap == kafka_bootstrap
+    finally:
+        assert stack.stop() == 0
     assert len(messages(settings)) == 1
 
 
@@ -133,7 +137,6 @@ def test_other_commands_are_told_the_broker(stack: Up) -> None:
 
 
 def test_broker_relay_and_persister_are_killed_in_turn_and_come_back(stack: Up) -> None:
-    receive_stock(stack)
     with Load(stack.url) as load:
         for name in ("kafka", "relay", "persister"):
             load.goes_on()
@@ -145,17 +148,29 @@ def test_broker_relay_and_persister_are_killed_in_turn_and_come_back(stack: Up) 
     assert trimmer(stack) == "relay"
 
 
-def test_given_the_supervisor_is_killed_then_the_next_start_cleans_up_and_goes_on(
+def test_given_a_killed_supervisor_and_events_in_kafka_only_then_up_refuses_and_up_kafka_goes_on(
     stack: Up,
 ) -> None:
+    """Each of the two starts ends first what was left running, also what no state file names."""
     ports = ("redis_port", "postgres_port", "kafka_port", "kafka_controller_port")
-    before = stack.state()
+    before, settings, plain = stack.state(), stack.settings(), Up(stack.data_dir)
     with Load(stack.url, prefix="ra") as load:
+        os.kill(stack.pids()["persister"], signal.SIGSTOP)
         load.goes_on()
+        seq = ledger_seq(settings) + 1
+        eventually("the relay has moved some", lambda: trimmed_seq(stack) >= seq)
         orphans = [psutil.Process(pid) for pid in stack.pids().values()]
-        stack.kill("supervisor")
-        stack.start()
+        stack.kill("supervisor", "persister")
+        done = holdfast("up", *plain.options())
+        assert done.returncode == 2, done.stdout
+        assert re.search(rf"events {seq:,} to [\d,]+ are in Kafka only", done.stderr), done.stderr
+        assert "run 'holdfast up --kafka'" in done.stderr and done.stderr.count("\n") == 1
         assert not [each for each in orphans if _lives(each)]
+        assert plain.state()["parts"] == []
+        broker = KafkaServer(stack.data_dir / "kafka")
+        broker.start()
+        stack.start()
+        assert not broker.running()
         load.goes_on()
     assert {port: stack.state()[port] for port in ports} == {port: before[port] for port in ports}
     assert before["kafka_port"] and before["kafka_controller_port"]
@@ -181,30 +196,10 @@ def test_ctrl_c_under_load_ends_all_in_order_and_direct_reading_goes_on(stack: U
     assert plain.stop() == 0
     stack.start()
     receive(stack, "back")
-    check_clean(stack)
-    assert trimmer(stack) == "relay"
-
-
-def test_given_events_in_kafka_only_then_direct_reading_is_refused_and_kafka_goes_on(
-    stack: Up,
-) -> None:
     wait_for_ledger(stack.settings())
-    os.kill(stack.pids()["persister"], signal.SIGSTOP)
-    receive(stack, "kafka-only")
-    eventually("Kafka has it", lambda: outbox_length(stack) == 0)
-    seq = rows(stack.settings().postgres_url, "SELECT seq + 1 FROM positions")[0][0]
-    stack.kill(*stack.pids())
-    plain = Up(stack.data_dir)
-    done = holdfast("up", *plain.options())
-    assert done.returncode == 2, done.stdout
-    assert f"events {seq:,} to {seq:,} are in Kafka only" in done.stderr
-    assert "run 'holdfast up --kafka'" in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert plain.state()["parts"] == []
-    stack.start()
-    check_clean(stack)
-    told = rows(stack.settings().postgres_url, "SELECT body FROM events WHERE seq = %s", seq)
-    assert "kafka-only" in str(told)
+    done = holdfast("audit", "--data-dir", str(stack.data_dir))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert trimmer(stack) == "relay"
 
 
 def _lives(process: psutil.Process) -> bool:
