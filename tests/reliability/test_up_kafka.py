@@ -161,7 +161,7 @@ def test_given_a_killed_supervisor_and_events_in_kafka_only_then_up_refuses_and_
         eventually("the relay has moved some", lambda: trimmed_seq(stack) >= seq)
         orphans = [psutil.Process(pid) for pid in stack.pids().values()]
         stack.kill("supervisor", "persister")
-        done = holdfast("up", *plain.options())
+        done = holdfast("up", *plain.options(), timeout_s=60)
         assert done.returncode == 2, done.stdout
         assert re.search(rf"events {seq:,} to [\d,]+ are in Kafka only", done.stderr), done.stderr
         assert "run 'holdfast up --kafka'" in done.stderr and done.stderr.count("\n") == 1
