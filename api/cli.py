@@ -73,6 +73,7 @@ cli.add_command(restore_command)
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64))
 @data_dir_option
 @click.option("--demo", is_flag=True, help="Put a small catalogue with stock in.")
+@click.option("--kafka", is_flag=True, help="Move events through a Kafka broker, started here too.")
 @click.option(
     "--allow-unauthenticated",
     is_flag=True,
@@ -84,9 +85,15 @@ def up(
     workers: int,
     data_dir: Path | None,
     demo: bool,
+    kafka: bool,
     allow_unauthenticated: bool,
 ) -> None:
-    """Start Redis, PostgreSQL, the service, the sweeper and the persister; Ctrl-C stops all."""
+    """Start Redis, PostgreSQL, the service, the sweeper and the persister; Ctrl-C stops all.
+
+    With --kafka also a broker and the relay: events then go from the outbox through Kafka to the
+    ledger. Servers that HOLDFAST_REDIS_URL, HOLDFAST_POSTGRES_URL and HOLDFAST_KAFKA_BOOTSTRAP name are
+    used instead of ones started here (the last means --kafka).
+    """
     read_settings()
     options = local.Options(
         host=host,
@@ -94,6 +101,7 @@ def up(
         workers=workers,
         data_dir=local.data_dir_from(os.environ, data_dir),
         demo=demo,
+        kafka=kafka,
         allow_unauthenticated=allow_unauthenticated,
     )
     sys.exit(local.up(options, os.environ))
@@ -182,6 +190,8 @@ def env(data_dir: Path | None) -> None:
     settings, servers = settings_of_stack(data_dir)
     click.echo(f"export HOLDFAST_REDIS_URL='{settings.redis_url}'")
     click.echo(f"export HOLDFAST_POSTGRES_URL='{settings.postgres_url}'")
+    if settings.kafka_bootstrap:
+        click.echo(f"export HOLDFAST_KAFKA_BOOTSTRAP='{settings.kafka_bootstrap}'")
     if servers.http_url:
         click.echo(f"export HOLDFAST_URL='{servers.http_url}'")
 

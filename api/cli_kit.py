@@ -24,10 +24,13 @@ def read_settings() -> Settings:
 
 
 def settings_of_stack(data_dir: Path | None) -> tuple[Settings, local.Servers]:
-    """Settings with the URLs of the stack that runs on this data directory, or of the environment."""
+    """Settings with the servers of the stack that runs on this data directory, or of the environment."""
     servers = local.discover(local.data_dir_from(os.environ, data_dir), os.environ)
     settings = msgspec.structs.replace(
-        read_settings(), redis_url=servers.redis_url, postgres_url=servers.postgres_url
+        read_settings(),
+        redis_url=servers.redis_url,
+        postgres_url=servers.postgres_url,
+        kafka_bootstrap=servers.kafka_bootstrap or "",
     )
     return settings, servers
 

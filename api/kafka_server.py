@@ -14,6 +14,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from api.servers import Server, ServerError, free_port
 
 _HOST = "127.0.0.1"
 _JAVA_MIN = 17
+_LOCK_WAIT_S = 5.0
 _REMEDY = (
     "install Java 17 or newer and Maven (apt install openjdk-17-jre-headless maven, "
     "brew install openjdk maven) and run 'make -B setup', "
@@ -160,16 +162,22 @@ class KafkaServer(Server):
         metadata log, and the one that was there never ends when asked.
         """
         lock = os.open(self.directory / "kafka.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            holder = self.leftover()
-            pid = f" (pid {holder.pid})" if holder else ""
-            raise ServerError(
-                f"a Kafka{pid} already runs on {self.directory}: end it first"
-            ) from None
-        return lock
+        give_up_at = time.monotonic() + _LOCK_WAIT_S
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return lock
+            except BlockingIOError:
+                holder = self.leftover()
+                # One that has just ended looks gone before the last of its threads lets go of it.
+                if holder is None and time.monotonic() < give_up_at:
+                    time.sleep(0.02)
+                    continue
+                os.close(lock)
+                pid = f" (pid {holder.pid})" if holder else ""
+                raise ServerError(
+                    f"a Kafka{pid} already runs on {self.directory}: end it first"
+                ) from None
 
     def _format(self) -> None:
         """Make the data directory under another name first, so that half of one is never used."""

@@ -1,7 +1,7 @@
-"""The embedded stack, `holdfast up`: Redis, PostgreSQL and our own processes on one machine.
+"""The embedded stack, `holdfast up`: Redis, PostgreSQL, Kafka where wanted, and our own processes.
 
-Everything lives in one data directory: redis/, postgres/, logs/, stack.json and lock. Whatever else
-is there is left alone.
+Everything lives in one data directory: redis/, postgres/, kafka/, logs/, stack.json and lock.
+Whatever else is there is left alone.
 """
 
 import sys
@@ -21,10 +21,12 @@ DEFAULT_DATA_DIR = Path(".holdfast")
 
 @dataclass(slots=True)
 class Servers:
-    """Where a stack's servers are, with full rights; http_url only while `up` runs."""
+    """Where a stack's servers are, with full rights; http_url only while `up` runs, kafka_bootstrap
+    only where its events go through Kafka."""
 
     redis_url: str
     postgres_url: str
+    kafka_bootstrap: str | None
     http_url: str | None
 
 
@@ -48,7 +50,10 @@ def discover(data_dir: Path, environ: Mapping[str, str]) -> Servers:
             f"no running stack in {data_dir}; start one with 'holdfast up' "
             "or set HOLDFAST_REDIS_URL and HOLDFAST_POSTGRES_URL"
         )
-    return Servers(redis_url, postgres_url, state.http_url)
+    # Without Kafka is a choice too: the running stack's belongs to its own Redis only.
+    of_stack = state.kafka_bootstrap if redis_url == state.redis_url else None
+    kafka_bootstrap = environ.get("HOLDFAST_KAFKA_BOOTSTRAP") or of_stack
+    return Servers(redis_url, postgres_url, kafka_bootstrap, state.http_url)
 
 
 def up(options: Options, environ: Mapping[str, str]) -> int:

@@ -6,10 +6,18 @@ from urllib.parse import urlsplit
 
 import psycopg
 import redis
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from api.servers import ServerError
+from engine.scripts import Scripts
+from persister import database
+from persister.ledger import Ledger, Position
+from persister.outbox import Outbox
+from persister.persister import connect_redis
+from persister.sources import in_kafka_only
 
 _TIMEOUT_S = 3.0
 _READY_TIMEOUT_S = 1.0  # asked again and again, while somebody also has to watch the children
@@ -40,6 +48,31 @@ def probe_postgres(url: str) -> str:
     except (psycopg.Error, ValueError, OSError) as error:
         raise ServerError(_unreachable("HOLDFAST_POSTGRES_URL", url, error)) from error
     return f"{version} at {_place(url)}"
+
+
+def probe_kafka(bootstrap: str) -> str:
+    """How many brokers are behind an address; ServerError if they can't be asked."""
+    variable = "HOLDFAST_KAFKA_BOOTSTRAP"
+    try:
+        admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+        brokers = len(admin.list_topics(timeout=_TIMEOUT_S).brokers)
+    except KafkaException as error:
+        raise ServerError(
+            f"{variable}: no broker at {bootstrap} ({error.args[0].str()});"
+            " start it, or unset the variable"
+        ) from error
+    return f"{brokers} broker{'' if brokers == 1 else 's'} behind {bootstrap}"
+
+
+def left_in_kafka(redis_url: str, postgres_url: str, partition: int = 0) -> range:
+    """The seqs of the events that are in Kafka, no longer in the outbox, and not yet in the ledger."""
+    with connect_redis(redis_url) as client, database.connect(postgres_url) as connection:
+        outbox = Outbox(client, Scripts.for_server(client.info("server")), partition, "persister")
+        try:
+            position = Ledger(connection, partition).position()
+        except psycopg.errors.UndefinedTable:
+            position = Position(0, 0)  # no persister was ever here
+        return in_kafka_only(client, outbox, partition, position)
 
 
 def call(

@@ -16,7 +16,8 @@ import msgspec
 
 from api.address import listen, url_of
 from api.binaries import INSTALL_REDIS, RECOMMENDED_REDIS
-from api.probes import probe_postgres, probe_redis, readiness
+from api.kafka_server import KafkaServer
+from api.probes import left_in_kafka, probe_kafka, probe_postgres, probe_redis, readiness
 from api.processes import identify
 from api.servers import (
     PostgresServer,
@@ -40,7 +41,13 @@ from api.welcome import curl_lines, fill_demo_stock
 
 READY_TIMEOUT_S = 60.0
 _POLL_S = 0.1
-_STOP_ORDER = {"serve": 0, "sweeper": 1, "persister": 2, "redis": 3, "postgresql": 4}
+# Whoever writes ends first; then the relay empties the outbox, and the persister what went to Kafka.
+_STOP_ORDER = {
+    name: order
+    for order, name in enumerate(
+        ("serve", "sweeper", "relay", "persister", "redis", "kafka", "postgresql")
+    )
+}
 _ORPHAN_WAIT_S = 5.0
 _TELL_AFTER_S = 5.0
 
@@ -54,6 +61,7 @@ class Options:
     workers: int
     data_dir: Path
     demo: bool
+    kafka: bool = False
     allow_unauthenticated: bool = False
 
 
@@ -95,7 +103,12 @@ class Stack:
                 finally:
                     self._supervisor.stop()
                     self._update(
-                        supervisor=None, parts=[], redis_url=None, postgres_url=None, http_url=None
+                        supervisor=None,
+                        parts=[],
+                        redis_url=None,
+                        postgres_url=None,
+                        kafka_bootstrap=None,
+                        http_url=None,
                     )
         return 0
 
@@ -112,17 +125,51 @@ class Stack:
             supervisor=identify(os.getpid()),
             redis_port=before.redis_port,
             postgres_port=before.postgres_port,
+            kafka_port=before.kafka_port,
+            kafka_controller_port=before.kafka_controller_port,
             http_url=url_of(self._options.host, listener.getsockname()[1]),
         )
+        kafka = self._launch_kafka(before)  # first, for it takes longest to be there
         self._update(redis_url=self._start_redis(before.redis_port))
         self._update(postgres_url=self._start_postgres(before.postgres_port))
+        if kafka is not None:
+            self._wait_for(kafka)
+        if self._state.kafka_bootstrap:
+            self._start_program("relay", "relay")
+        elif not self._stopping:
+            self._check_none_left_in_kafka()
         for name in ("persister", "sweeper"):
             self._start_program(name, name)
-            self._lines.append(f"{name:<11} {_our_version()}, log in {self._log(name)}")
         for number in range(1, self._options.workers + 1):
             self._start_program("serve", f"http-{number}", listener)
         workers = f"{self._options.workers} worker{'s' if self._options.workers > 1 else ''}"
         self._lines.append(f"{'http':<11} {_our_version()}, {workers} on {self._state.http_url}")
+
+    def _launch_kafka(self, before: State) -> KafkaServer | None:
+        """A broker of our own, not waited for; None where it is somebody else's, or none is wanted."""
+        given = self._environ.get("HOLDFAST_KAFKA_BOOTSTRAP")
+        if given:
+            self._lines.append(f"{'kafka':<11} {probe_kafka(given)}")
+            self._update(kafka_bootstrap=given)
+        if given or not self._options.kafka:
+            return None
+        server = KafkaServer(
+            self._data_dir / "kafka",
+            port=_still_free(before.kafka_port),
+            controller_port=_still_free(before.kafka_controller_port),
+            log=self._log("kafka"),
+        )
+        self._update(
+            kafka_bootstrap=server.url,
+            kafka_port=server.port,
+            kafka_controller_port=server.controller_port,
+        )
+        self._end_leftover(server)
+        self._launch(server)
+        self._lines.append(
+            f"{'kafka':<11} {server.version} at {server.url}, data in {server.directory}"
+        )
+        return server
 
     def _start_redis(self, port: int) -> str:
         given = self._environ.get("HOLDFAST_REDIS_URL")
@@ -151,9 +198,7 @@ class Stack:
         server = PostgresServer(
             self._data_dir / "postgres", port=_still_free(port), log=self._log("postgresql")
         )
-        leftover = server.leftover()  # we hold the directory's lock: whose it was is gone
-        if leftover is not None:
-            leftover.end(server.stop_signal, server.stop_timeout_s)
+        self._end_leftover(server)
         self._update(postgres_port=server.port)
         self._start_server(server)
         self._lines.append(
@@ -162,10 +207,20 @@ class Stack:
         )
         return server.url
 
+    def _end_leftover(self, server: PostgresServer | KafkaServer) -> None:
+        leftover = server.leftover()  # we hold the directory's lock: whose it was is gone
+        if leftover is not None:
+            leftover.end(server.stop_signal, server.stop_timeout_s)
+
     def _start_server(self, server: Server) -> None:
-        if self._stopping:
-            return
-        self._supervisor.start(server, stop_order=_STOP_ORDER[server.name])
+        self._launch(server)
+        self._wait_for(server)
+
+    def _launch(self, server: Server) -> None:
+        if not self._stopping:
+            self._supervisor.start(server, stop_order=_STOP_ORDER[server.name])
+
+    def _wait_for(self, server: Server) -> None:
         tell_s = time.monotonic() + _TELL_AFTER_S
         while not self._stopping and not server.is_ready():
             if time.monotonic() > tell_s:
@@ -187,6 +242,7 @@ class Stack:
                 **self._environ,
                 "HOLDFAST_REDIS_URL": self._state.redis_url or "",
                 "HOLDFAST_POSTGRES_URL": self._state.postgres_url or "",
+                "HOLDFAST_KAFKA_BOOTSTRAP": self._state.kafka_bootstrap or "",
                 "HOLDFAST_DATA_DIR": str(self._data_dir),
                 "PYTHONUNBUFFERED": "1",
             },
@@ -196,6 +252,19 @@ class Stack:
             pass_fds=descriptors,
         )
         self._supervisor.start(program, stop_order=_STOP_ORDER[command])
+        if command != "serve":
+            self._lines.append(f"{name:<11} {_our_version()}, log in {program.log}")
+
+    def _check_none_left_in_kafka(self) -> None:
+        """ServerError where an earlier run left events in Kafka that the ledger has not."""
+        missing = left_in_kafka(self._state.redis_url or "", self._state.postgres_url or "")
+        if missing:
+            raise ServerError(
+                f"events {missing[0]:,} to {missing[-1]:,} are in Kafka only and not yet in the ledger:"
+                f" run 'holdfast up --kafka' on {self._data_dir} (or with the HOLDFAST_KAFKA_BOOTSTRAP"
+                " it last had), which takes them there; after it has ended in order, plain 'holdfast up'"
+                " goes on"
+            )
 
     def _wait_ready(self) -> bool:
         """Wait for the service; False when told to stop. ServerError if a child won't stay up.

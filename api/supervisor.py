@@ -42,8 +42,11 @@ class State(msgspec.Struct, frozen=True):
     parts: list[Part] = []
     redis_port: int = 0
     postgres_port: int = 0
+    kafka_port: int = 0
+    kafka_controller_port: int = 0
     redis_url: str | None = None
     postgres_url: str | None = None
+    kafka_bootstrap: str | None = None
     http_url: str | None = None
 
 

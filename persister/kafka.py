@@ -147,7 +147,7 @@ class KafkaSource:
     def begin(self, position: Position) -> None:
         """Nothing to do: whoever has the ledger's lease may read."""
 
-    def is_drained(self) -> bool:
+    def is_drained(self, position: Position) -> bool:
         return self._next >= self._watermarks()[1]
 
     def read(self, after: Position, wait_ms: int) -> Batch:

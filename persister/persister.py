@@ -131,7 +131,7 @@ class Persister:
             if batch.events:
                 position = ledger.write(batch.events, batch.mark)
                 source.committed(position)
-            elif self._stopping.is_set():
+            elif self._stopping.is_set() and source.is_drained(position):
                 return
 
     def _open_if_closed(
@@ -153,7 +153,7 @@ class Persister:
         if behind and head.is_open_on(server):
             close_partition(redis, self._partition)
             head = read_head(redis, self._partition)
-        if not head.is_open_on(server) and not source.is_drained():
+        if not head.is_open_on(server) and not source.is_drained(position):
             return
         if behind:
             head = heal(redis, scripts, ledger, self._settings, head=head, position=position)

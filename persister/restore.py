@@ -121,7 +121,7 @@ def _drain(ledger: Ledger, settings: Settings, on_progress: Progress) -> None:
     try:
         position, count = ledger.position(), 0
         give_up_at = time.monotonic() + DRAIN_PATIENCE_S
-        while not kafka.is_drained():
+        while not kafka.is_drained(position):
             batch = kafka.read(position, 100)
             if batch.events:
                 position = ledger.write(batch.events, batch.mark)

@@ -29,14 +29,25 @@ class Source(Protocol):
         """Called again and again while at work, first before anything is read. PartitionStopped
         where this source can't go on from there."""
 
-    def is_drained(self) -> bool:
-        """Has all that was shipped so far been read?"""
+    def is_drained(self, position: Position) -> bool:
+        """Has all that was shipped so far been read, where the ledger is at ``position``?"""
 
     def read(self, after: Position, wait_ms: int) -> Batch:
         """Events after a position, in order; none where none came within ``wait_ms``."""
 
     def committed(self, position: Position) -> None:
         """The ledger has all up to here: the source may forget it."""
+
+
+def in_kafka_only(redis: Redis, outbox: Outbox, partition: int, position: Position) -> range:
+    """The seqs that a relay took away from this outbox and a ledger at ``position`` has not; empty
+    where the outbox still holds all that is missing."""
+    head = read_head(redis, partition)
+    if head.trimmer == OutboxSource.role:
+        return range(0)
+    first = outbox.first()
+    begins = first.events[0].seq if first and first.events else head.position[1] + 1
+    return range(position.seq + 1, begins)
 
 
 class OutboxSource:
@@ -56,20 +67,19 @@ class OutboxSource:
         if trimmer == self.role:
             return
         # The relay took away what Kafka has: that must be in the ledger, or it would be a gap.
-        first = self._outbox.first()
-        begins = first.events[0].seq if first and first.events else None
-        head_seq = read_head(self._redis, self._partition).position[1]
-        if (begins or head_seq + 1) > position.seq + 1:
+        missing = self._in_kafka_only(position)
+        if missing:
             raise PartitionStopped(
-                f"partition {self._partition}: events {position.seq + 1} to"
-                f" {(begins or head_seq + 1) - 1} are in Kafka only; run the persister with"
-                " HOLDFAST_KAFKA_BOOTSTRAP until the ledger has them, then read the outbox directly"
+                f"partition {self._partition}: events {missing[0]} to {missing[-1]} are in Kafka"
+                " only; run the persister with HOLDFAST_KAFKA_BOOTSTRAP until the ledger has them,"
+                " then read the outbox directly"
                 " (docs/operations.md, 'From Kafka to direct reading and back')"
             )
         self._outbox.become_trimmer()
 
-    def is_drained(self) -> bool:
-        return True
+    def is_drained(self, position: Position) -> bool:
+        """False where events are in Kafka only: nobody can tell here whether Redis is behind those."""
+        return not self._in_kafka_only(position)
 
     def read(self, after: Position, wait_ms: int) -> Batch:
         """About 5,000 events at most (whole entries). PartitionStopped where an entry can't be read."""
@@ -91,3 +101,6 @@ class OutboxSource:
         done = sum(size for seq, size in self._bytes if seq <= position.seq)
         self._bytes = [(seq, size) for seq, size in self._bytes if seq > position.seq]
         self._outbox.trim(position.epoch, position.seq, done)
+
+    def _in_kafka_only(self, position: Position) -> range:
+        return in_kafka_only(self._redis, self._outbox, self._partition, position)

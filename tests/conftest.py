@@ -130,7 +130,7 @@ def repository() -> Path:
     return Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def embedded_kafka() -> None:
     """For tests that start a broker of their own, to kill it."""
     try:

@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from confluent_kafka import Consumer, TopicPartition
 
 from api.app import make_app
 from api.servers import find_redis_binaries, free_port
@@ -101,6 +102,21 @@ def wait_for_ledger(settings: Settings, within_s: float = 60.0) -> None:
             lambda: ledger_seq(settings) == read_head(redis, 0).position[1],
             within_s,
         )
+
+
+def messages(settings: Settings) -> list[bytes]:
+    """All that stands in the topic, in order."""
+    consumer = Consumer({"bootstrap.servers": settings.kafka_bootstrap, "group.id": "test"})
+    at = TopicPartition(settings.kafka_topic, 0)
+    low, high = consumer.get_watermark_offsets(at, timeout=10)
+    consumer.assign([TopicPartition(settings.kafka_topic, 0, low)])
+    found: list[bytes] = []
+    while len(found) < high - low:
+        found += [
+            message.value() for message in consumer.consume(min(1000, high - low - len(found)), 5)
+        ]
+    consumer.close()
+    return found
 
 
 @contextmanager
@@ -206,8 +222,10 @@ def served(settings: Settings, log: Path) -> Iterator[str]:
 class Up:
     """`holdfast up` as a process on a data directory and a port of its own."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, *options: str, **environ: str) -> None:
         self.data_dir = data_dir
+        self._options = options
+        self.environ = environment(**environ)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
@@ -219,7 +237,7 @@ class Up:
             self.process = process = subprocess.Popen(
                 [sys.executable, "-m", "api.cli", "up", *self.options()],
                 cwd=REPOSITORY,
-                env=environment(),
+                env=self.environ,
                 stdout=output,
                 stderr=output,
             )
@@ -229,7 +247,7 @@ class Up:
         assert process.poll() is None, self.output.read_text()
 
     def options(self) -> list[str]:
-        return ["--port", str(self.port), "--data-dir", str(self.data_dir)]
+        return ["--port", str(self.port), "--data-dir", str(self.data_dir), *self._options]
 
     def ready(self) -> bool:
         return _answers(f"{self.url}/health/ready")
@@ -239,14 +257,19 @@ class Up:
         return content
 
     def pids(self) -> dict[str, int]:
-        """Process ids by name: supervisor, redis, postgresql, persister, sweeper, http-1."""
+        """Process ids by name: supervisor, redis, postgresql, persister, sweeper, http-1 (kafka, relay)."""
         state = self.state()
         pids = {part["name"]: part["process"]["pid"] for part in state["parts"]}
         return pids | {"supervisor": state["supervisor"]["pid"]}
 
     def settings(self) -> Settings:
         state = self.state()
-        return Settings(redis_url=state["redis_url"], postgres_url=state["postgres_url"])
+        return Settings(
+            redis_url=state["redis_url"],
+            postgres_url=state["postgres_url"],
+            kafka_bootstrap=state["kafka_bootstrap"] or "",
+            kafka_topic=self.environ.get("HOLDFAST_KAFKA_TOPIC", Settings().kafka_topic),
+        )
 
     def kill(self, *names: str) -> None:
         """`kill -9`, all at once."""
