@@ -100,6 +100,17 @@ def readiness(base_url: str) -> str | None:
     return None if status == 200 else f"/health/ready says {status} {' '.join(body.split())[:300]}"
 
 
+def stopped(base_url: str) -> list[str]:
+    """Why partitions don't go on, as the ledger tells it; empty where it doesn't, or can't be asked."""
+    try:
+        status, body = call(base_url, "GET", "/v1/status", timeout_s=_READY_TIMEOUT_S)
+        partitions = json.loads(body)["partitions"] if status == 200 else []
+    except (OSError, http.client.HTTPException, ValueError, KeyError):
+        return []
+    ledgers = [partition["ledger"] for partition in partitions if partition["ledger"]]
+    return [ledger["stopped"] for ledger in ledgers if ledger["stopped"]]
+
+
 def _unreachable(variable: str, url: str, error: Exception) -> str:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return f"{variable}: no server at {_place(url)} ({reason}); start it, or unset the variable"

@@ -17,7 +17,7 @@ import msgspec
 from api.address import listen, url_of
 from api.binaries import INSTALL_REDIS, RECOMMENDED_REDIS
 from api.kafka_server import KafkaServer
-from api.probes import left_in_kafka, probe_kafka, probe_postgres, probe_redis, readiness
+from api.probes import left_in_kafka, probe_kafka, probe_postgres, probe_redis, readiness, stopped
 from api.processes import identify
 from api.servers import (
     PostgresServer,
@@ -41,6 +41,7 @@ from api.welcome import curl_lines, fill_demo_stock
 
 READY_TIMEOUT_S = 60.0
 _POLL_S = 0.1
+_ASK_AFTER_S = 1.0
 # Whoever writes ends first; then the relay empties the outbox, and the persister what went to Kafka.
 _STOP_ORDER = {
     name: order
@@ -269,9 +270,10 @@ class Stack:
     def _wait_ready(self) -> bool:
         """Wait for the service; False when told to stop. ServerError if a child won't stay up.
 
-        Alive but not ready (a partition that waits to be healed, say) goes on, and says so.
+        Alive but not ready (a partition that stays closed, say) goes on, and says why.
         """
         deadline: float = time.monotonic() + READY_TIMEOUT_S
+        ask_at, told = time.monotonic() + _ASK_AFTER_S, set[str]()
         while not self._stopping:
             self._supervisor.watch()
             why_not = readiness(self._state.http_url or "")
@@ -280,6 +282,12 @@ class Stack:
             hopeless = self._supervisor.hopeless()
             if hopeless is not None:
                 raise ServerError(f"{hopeless} (logs: {self._data_dir / 'logs'})")
+            if time.monotonic() > ask_at:
+                ask_at = time.monotonic() + _ASK_AFTER_S
+                for reason in stopped(self._state.http_url or ""):
+                    if reason not in told:
+                        _say(reason)
+                    told.add(reason)
             if time.monotonic() > deadline:
                 _say(f"not ready after {READY_TIMEOUT_S:.0f} s, still trying: {why_not}")
                 deadline = float("inf")

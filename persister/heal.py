@@ -89,11 +89,14 @@ def _why_not(connection: Connection, partition: int, head: Head) -> str:
     if not head.epoch:
         return (
             "it has no head: it lost everything, or is not the Redis of this ledger; set the right"
-            " HOLDFAST_REDIS_URL, or rebuild it with 'holdfast restore'"
+            " HOLDFAST_REDIS_URL, or rebuild it with 'holdfast restore' (docs/operations.md,"
+            " 'Redis is gone')"
         )
     place = {"partition": partition, "epoch": epoch, "seq": seq}
     last = connection.execute(QUERIES["event_up_to"], place).fetchone() or (0, 0, 0)
-    not_earlier = "it is no earlier state of this ledger"
+    not_earlier = (
+        "it is no earlier state of this ledger (docs/operations.md, 'Redis is behind the ledger')"
+    )
     if last[1] != seq:
         return f"{not_earlier}: that has no event {epoch}-{seq}"
     last_ms = int(head.last_ms) if head.last_ms.isdecimal() else None

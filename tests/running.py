@@ -231,16 +231,22 @@ class Up:
         self.process: subprocess.Popen[bytes] | None = None
         self.output = data_dir.parent / f"{data_dir.name}.out"
 
-    def start(self) -> None:
-        """Start and wait until the service is ready."""
+    def launch(self) -> None:
+        """Start it and wait for nothing."""
         with self.output.open("ab") as output:
-            self.process = process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 [sys.executable, "-m", "api.cli", "up", *self.options()],
                 cwd=REPOSITORY,
                 env=self.environ,
                 stdout=output,
                 stderr=output,
             )
+
+    def start(self) -> None:
+        """Start and wait until the service is ready."""
+        self.launch()
+        process = self.process
+        assert process is not None
         eventually(
             "up is ready or has ended", lambda: process.poll() is not None or self.ready(), 90
         )
