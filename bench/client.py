@@ -27,12 +27,13 @@ TTL_MS = 3_600_000
 
 class Orders(msgspec.Struct, frozen=True, kw_only=True):
     """What to do: ``work`` is a key of WORKS, with ``at_once`` commands a call and ``callers`` calls under
-    way, for ``seconds``. ``skus`` are named S0, S1, …, all of them at X."""
+    way, for ``seconds``. ``skus`` are named by ``prefix`` and 0, 1, …, all of them at X."""
 
     redis_url: str
     work: str
     run: str
     seconds: float
+    prefix: str = "S"
     skus: int = 1
     lines: int = 1
     callers: int = 4
@@ -66,7 +67,7 @@ class Client:
             name = f"{orders.run}-{number:0{19 - len(orders.run)}d}"
             lines = tuple(
                 [
-                    Line(f"S{(number * 31 + i * 3_571) % orders.skus}", 1, "X")
+                    Line(f"{orders.prefix}{(number * 31 + i * 3_571) % orders.skus}", 1, "X")
                     for i in range(orders.lines)
                 ]
             )
@@ -107,7 +108,10 @@ class Client:
     async def look(self) -> int:
         """Is it available? Many skus a call."""
         start = next(self._numbers) * self.orders.at_once
-        skus = [f"S{(start + i) % self.orders.skus}" for i in range(self.orders.at_once)]
+        skus = [
+            f"{self.orders.prefix}{(start + i) % self.orders.skus}"
+            for i in range(self.orders.at_once)
+        ]
         outcomes = await self.engine.call_all([GetStock(sku) for sku in skus])
         found = sum([o.status is Status.FOUND for o in outcomes])
         self.other += len(skus) - found
