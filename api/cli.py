@@ -38,6 +38,7 @@ from api.cli_kit import (
     settings_of_stack,
 )
 from api.cli_ledger import audit_command
+from api.cli_quarantine import quarantine_group
 from api.cli_reconcile import print_report, reconcile_command, report_content, run_reconcile
 from api.replay_summary import print_summary, progress
 from api.servers import ServerError
@@ -63,6 +64,7 @@ def cli() -> None:
 cli.add_command(reconcile_command)
 cli.add_command(audit_command)
 cli.add_command(db_group)
+cli.add_command(quarantine_group)
 
 
 @cli.command()

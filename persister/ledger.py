@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
 from engine.errors import PartitionStopped
-from engine.events import Event
+from engine.events import DISCARD, Event, from_json
 from persister.chain import CHAIN_START, chain
 from persister.database import QUERIES, Connection, copy_text, copy_time
 from persister.live import keep_live
+
+log = logging.getLogger("holdfast.ledger")
 
 COPY_EVENTS = 250
 
@@ -36,6 +39,14 @@ class Ledger:
     def __init__(self, connection: Connection, partition: int) -> None:
         self._connection = connection
         self._partition = partition
+
+    @property
+    def connection(self) -> Connection:
+        return self._connection
+
+    @property
+    def partition(self) -> int:
+        return self._partition
 
     def lease(self) -> bool:
         """Become the one writer of this partition; False where another process is. Held until the
@@ -108,16 +119,26 @@ class Ledger:
         return last
 
     def go_on(self) -> None:
-        """Take back the word of ``stop``: its cause is gone."""
+        """Take back the word of ``stop``: its cause is gone. One about something in quarantine
+        stands until ``leave_quarantine`` or the next event."""
         with self._connection.transaction():
             self._connection.execute(QUERIES["go_on"], {"partition": self._partition})
 
-    def stop(self, why: str) -> None:
-        """Leave word in ``positions`` why this partition does not go on."""
+    def stop(self, why: str, quarantine_id: int | None = None) -> None:
+        """Leave word in ``positions`` why this partition does not go on, and at what."""
+        values = {"partition": self._partition, "why": why, "quarantine_id": quarantine_id}
         with self._connection.transaction():
-            self._connection.execute(
-                QUERIES["stop_partition"], {"partition": self._partition, "why": why}
-            )
+            self._connection.execute(QUERIES["stop_partition"], values)
+
+    def leave_quarantine(self, mark: KafkaMark | None = None) -> None:
+        """Take back the word about something in quarantine: reading goes on behind it, at ``mark``."""
+        values = {
+            "partition": self._partition,
+            "offset": mark.offset if mark else None,
+            "topic_id": mark.topic_id if mark else None,
+        }
+        with self._connection.transaction():
+            self._connection.execute(QUERIES["leave_quarantine"], values)
 
     def _compare(self, events: Sequence[Event]) -> None:
         seqs = [event.seq for event in events]
@@ -129,8 +150,17 @@ class Ledger:
             )
         }
         for event in events:
-            if kept.get(event.seq) != (event.epoch, event.to_json().decode()):
+            epoch, body = kept.get(event.seq, (0, ""))
+            if (epoch, body) == (event.epoch, event.to_json().decode()):
+                continue
+            if not body or from_json(body.encode()).type != DISCARD:
                 raise _another(event)
+            log.warning(
+                "partition %s: event %s-%s came after all; it stays discarded",
+                event.partition,
+                event.epoch,
+                event.seq,
+            )
 
     def _copy(self, events: Sequence[Event], chained: bytes) -> bytes:
         """Write events and movements; the new head of the chain."""
@@ -194,7 +224,8 @@ def _once(events: list[Event]) -> list[Event]:
         return events
     first: dict[int, Event] = {}
     for event in events:
-        if first.setdefault(event.seq, event) != event:
+        kept = first.setdefault(event.seq, event)
+        if kept != event and kept.type != DISCARD:
             raise _another(event)
     return list(first.values())
 
