@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from threading import Thread
 
 import msgspec
 import psycopg
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from engine import keys
@@ -24,6 +21,7 @@ from persister.outbox import Outbox
 from persister.persister import connect_redis
 from persister.reconcile import reconcile
 from persister.relay import Relay
+from tests.kafka_kit import messages, produce, relaying
 from tests.kit import Partition
 from tests.running import eventually, ledger_seq, on_one_redis, persisting, rows, wait_for_ledger
 
@@ -40,45 +38,12 @@ def settings(redis, redis_server, postgres_url, kafka_bootstrap) -> Settings:
     )
 
 
-@contextmanager
-def relaying(settings: Settings) -> Iterator[Relay]:
-    relay = Relay(settings)
-    thread = Thread(target=relay.run, name="relay")
-    thread.start()
-    try:
-        yield relay
-    finally:
-        relay.stop()
-        thread.join(30)
-        assert not thread.is_alive(), "the relay did not end"
-
-
 def filled(redis, holds: int = 50) -> Partition:
     p = Partition(redis)
     p.receive("A", 1_000)
     for number in range(holds):
         p.hold(f"R{number}", ("A", 1, "X"))
     return p
-
-
-def messages(settings: Settings) -> list[bytes]:
-    """All that stands in the topic, in order."""
-    consumer = Consumer({"bootstrap.servers": settings.kafka_bootstrap, "group.id": "test"})
-    at = TopicPartition(settings.kafka_topic, 0)
-    low, high = consumer.get_watermark_offsets(at, timeout=10)
-    consumer.assign([TopicPartition(settings.kafka_topic, 0, low)])
-    found: list[bytes] = []
-    while len(found) < high - low:
-        found += [message.value() for message in consumer.consume(1000, 5)]
-    consumer.close()
-    return found
-
-
-def produce(settings: Settings, *bodies: bytes) -> None:
-    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap})
-    for body in bodies:
-        producer.produce(settings.kafka_topic, body, partition=0)
-    assert producer.flush(10) == 0
 
 
 def event(seq: int, **changes) -> Event:
