@@ -33,7 +33,7 @@ def messages(settings: Settings) -> list[bytes]:
     consumer.assign([TopicPartition(settings.kafka_topic, 0, low)])
     found: list[bytes] = []
     while len(found) < high - low:
-        found += [message.value() for message in consumer.consume(1000, 5)]
+        found += [message.value() for message in consumer.consume(high - low - len(found), 5)]
     consumer.close()
     return found
 
