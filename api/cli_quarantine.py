@@ -91,7 +91,7 @@ def discard_command(quarantine_id: int, by: str, reason: str, data_dir: Path | N
     with database.connect(settings.postgres_url) as connection:
         found = discard(connection, quarantine_id, by=by, reason=reason)
     click.echo(
-        f"discarded quarantine {quarantine_id} ({found.where}), which stood for {found.stands_for}.\n"
+        f"discarded quarantine {quarantine_id} ({found.where}), which stands for {found.stands_for}.\n"
         "The persister passes it over within a second or so and writes an event of type discard, with"
         " this name and reason, for each event that is missing there.\n"
         "If it told of a change, Redis has that change and the ledger doesn't. Once the ledger goes on,"

@@ -86,8 +86,8 @@ class Outbox:
 
     def trimmed_seq(self) -> int:
         """The last event that is no longer in the outbox."""
-        found: Any = self._redis.hget(keys.head(self._partition), "trimmed_seq")
-        return int(found or 0)
+        found: Any = self._redis.hmget(keys.head(self._partition), "trimmed_seq")
+        return int(found[0] or 0)
 
     def keep(self) -> str:
         """Take or renew the lease (3 s); the role that is the trimmer, '' for none yet.
