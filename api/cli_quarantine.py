@@ -61,9 +61,9 @@ def retry_command(quarantine_id: int, data_dir: Path | None) -> None:
         fail(f"quarantine {quarantine_id} is {found.state}; there is nothing to handle")
     try:
         events = found.read()
-    except (msgspec.MsgspecError, ValueError) as error:
+    except ValueError as error:
         click.echo(
-            f"quarantine {quarantine_id} can't be read by this program either: {plain(str(error))}\n"
+            f"quarantine {quarantine_id} can't be read by this program either: {error}\n"
             "The persister looks again twice a second. Start a version that can read it, or discard it:"
             f" holdfast quarantine discard {quarantine_id} --by WHO --reason WHY"
         )

@@ -13,7 +13,7 @@ import msgspec
 
 from engine.events import VERSION, Event, from_json, read_entry
 from engine.model import ID_PATTERN
-from persister.outbox import Entry
+from persister.outbox import UNREADABLE, Entry
 
 #: librdkafka and brokers take a million bytes a message where nobody says otherwise.
 WRAPPED_BYTES_MAX = 950_000
@@ -65,7 +65,7 @@ def read_message(partition: int, body: bytes) -> list[Event]:
     """The event of a message, or the events of a handed-on entry. UnreadableMessage."""
     try:
         event = from_json(body)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except UNREADABLE as error:
         return _read_wrapped(partition, body, str(error))
     if (event.version, event.partition) != (VERSION, partition):
         raise UnreadableMessage(f"version {event.version}, partition {event.partition}")
@@ -79,7 +79,7 @@ def read_message(partition: int, body: bytes) -> list[Event]:
 def _read_wrapped(partition: int, body: bytes, why: str) -> list[Event]:
     try:
         wrapped = _decode_wrapped(body)
-    except (msgspec.MsgspecError, ValueError):
+    except UNREADABLE:
         raise UnreadableMessage(why) from None
     if wrapped.partition != partition or not (
         0 < wrapped.epoch < _WHOLE_MAX and 0 < wrapped.seq < _WHOLE_MAX
@@ -90,7 +90,7 @@ def _read_wrapped(partition: int, body: bytes, why: str) -> list[Event]:
     name = f"{wrapped.epoch}-{wrapped.seq}"
     try:
         return read_entry(partition, name, wrapped.entry)
-    except (msgspec.MsgspecError, ValueError, KeyError, IndexError, TypeError) as error:
+    except UNREADABLE as error:
         raise UnreadableMessage(
             f"outbox entry {name}, handed on by the relay: {error}", wrapped.epoch, wrapped.seq
         ) from None
@@ -105,11 +105,13 @@ def _misfit(event: Event) -> str:
     if event.deadline_ms is not None and not 0 <= event.deadline_ms < _WHOLE_MAX:
         return f"deadline_ms {event.deadline_ms}"
     for line in event.lines:
-        deltas = (line.on_hand_delta, line.held_delta, line.quarantined_delta)
-        if not (0 <= line.quantity <= _QUANTITY_MAX and min(deltas) > -_WHOLE_MAX):
-            return f"quantity {line.quantity} of {line.sku}"
-        if max(deltas) >= _WHOLE_MAX:
-            return f"{max(deltas)} units of {line.sku}"
+        if not (
+            0 <= line.quantity <= _QUANTITY_MAX
+            and -_WHOLE_MAX < line.on_hand_delta < _WHOLE_MAX
+            and -_WHOLE_MAX < line.held_delta < _WHOLE_MAX
+            and -_WHOLE_MAX < line.quarantined_delta < _WHOLE_MAX
+        ):
+            return f"a line of {line.sku} has numbers out of range: {line}"
     return ""
 
 

@@ -22,6 +22,8 @@ LINES_A_READ = 50_000
 #: An entry holds up to some thousand events, so this bounds the memory of one read.
 ENTRIES_MAX = 500
 LEASE_MS = 3_000
+#: What reading bytes that somebody else has written can end in.
+UNREADABLE = (msgspec.MsgspecError, ValueError, KeyError, IndexError, TypeError, RecursionError)
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -136,7 +138,7 @@ class Outbox:
             return Entry(*place, all_there_is, [], "it has no field 'events'")
         try:
             return Entry(*place, raw, read_entry(self._partition, name, raw))
-        except (msgspec.MsgspecError, ValueError, KeyError, IndexError, TypeError) as error:
+        except UNREADABLE as error:
             return Entry(*place, raw, [], plain(str(error) or repr(error)))
 
 

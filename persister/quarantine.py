@@ -16,7 +16,7 @@ from engine.events import Event, read_entry
 from persister.database import QUERIES, Connection
 from persister.ledger import Position
 from persister.messages import read_message
-from persister.outbox import plain
+from persister.outbox import UNREADABLE, plain
 from persister.sources import Unreadable
 
 
@@ -75,12 +75,12 @@ class Item(msgspec.Struct, frozen=True):
         return f"events {first} to {self.last_seq}"
 
     def read(self) -> list[Event]:
-        """Its events, where this program can read it. ValueError or msgspec.MsgspecError where not."""
-        if self.source == "kafka":
-            return read_message(self.partition, self.raw)
+        """Its events, where this program can read it; ValueError says why not."""
         try:
+            if self.source == "kafka":
+                return read_message(self.partition, self.raw)
             return read_entry(self.partition, self.place, self.raw)
-        except (KeyError, IndexError, TypeError) as error:
+        except UNREADABLE as error:
             raise ValueError(plain(str(error) or repr(error))) from None
 
 

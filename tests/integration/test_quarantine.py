@@ -111,6 +111,7 @@ def goes_on(settings: Settings) -> bool:
         ([1, 2, JUNK, 1, 2, 4, 5], 1, [3]),
         ([1, 2, JUNK, 4, 2, 3, 4, 5], 1, [3]),
         ([1, 2, b"", 4, 5], 1, [3]),
+        ([1, 2, b'{"x":' + b"[" * 200_000, 4, 5], 1, [3]),
         ([1, 2, (3, changed(b'"version":1', b'"version":2')), 4, 5], 1, [3]),
         ([1, 2, (3, changed(b'"partition":0', b'"partition":7')), 4, 5], 1, [3]),
         ([1, 2, (3, changed(b'"order_id":"', b'"order_id":"\\u0000')), 4, 5], 1, [3]),
@@ -122,7 +123,8 @@ def goes_on(settings: Settings) -> bool:
     ],
     ids=["junk in between", "stood for an event", "two in a row", "the same twice in a row", "first",
          "junk at the end", "an event at the end", "two at the end", "one of each", "old ones come twice",
-         "it comes after all", "empty", "another version", "another partition", "a NUL", "a tab",
+         "it comes after all", "empty", "nested too deep",
+         "another version", "another partition", "a NUL", "a tab",
          "a negative quantity", "a huge delta", "a time out of range", "a huge seq"],
 )  # fmt: skip
 def test_given_it_is_discarded_then_the_ledger_goes_on_and_tells_what_is_missing(
