@@ -264,26 +264,23 @@ def test_given_deaths_on_the_way_then_each_event_is_there_once(settings, redis, 
     check_audit(settings)
 
 
-def test_of_many_who_discard_at_once_one_does(settings, redis):
+def test_of_two_who_discard_at_once_the_second_waits_and_is_refused(settings, redis):
     settings = composed(settings, redis, [1, 2, JUNK, 4, 5])
-
-    def try_it(number: int) -> str:
-        with database.connect(settings.postgres_url) as connection:
-            try:
-                quarantine.discard(connection, 1, by=f"by{number}", reason="why")
-            except LedgerError as error:
-                return str(error)
-        return "done"
-
-    with persisting(settings, until_open=False):
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    with (
+        persisting(settings, until_open=False),
+        ThreadPoolExecutor(1) as pool,
+        database.connect(settings.postgres_url) as connection,
+    ):
         wait_until_stopped(settings, 1)
-        with ThreadPoolExecutor(8) as pool:
-            answers = list(pool.map(try_it, range(8)))
+        with connection.transaction():
+            quarantine.discard(connection, 1, by="by1", reason="why")
+            second = pool.submit(discard_now, settings, 1)
+            eventually("the second waits", lambda: rows(settings.postgres_url, waiting))
+        with pytest.raises(LedgerError, match="discarded already, by by1"):
+            second.result(30)
         eventually("the ledger goes on", lambda: goes_on(settings))
-    assert answers.count("done") == 1
-    by = f"by{answers.index('done')}"
-    assert all(f"discarded already, by {by}" in answer for answer in answers if answer != "done")
-    assert discards(settings) == [(1, 3, f"quarantine 1 discarded by {by}: why")]
+    assert discards(settings) == [(1, 3, word(1))]
 
 
 def test_given_junk_under_traffic_and_somebody_who_discards_at_once_then_nothing_is_lost(

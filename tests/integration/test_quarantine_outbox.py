@@ -3,8 +3,10 @@ command line's refusals."""
 
 from __future__ import annotations
 
+from base64 import b64decode
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
 from kit import Partition, confirm, move, reserve
@@ -99,6 +101,7 @@ def test_what_is_kept_is_all_there_was(settings: Settings, redis: Redis, shop: P
     assert (first["source"], first["place"], first["state"]) == ("outbox", "1-1", "discarded")
     assert (first["discarded_by"], first["reason"]) == ("ann", "junk")
     assert first["why"] == "it has no field 'events'"
+    assert msgspec.msgpack.decode(b64decode(first["raw"])) == [[b"other", b"\0"]]
     assert (second["epoch"], second["seq"], second["last_seq"]) == (1, 4, 5)
     assert second["raw"] == "kqEAG1sySg=="
     assert "outbox entry 1-5  event 5" in table
