@@ -14,7 +14,6 @@ from redis import Redis
 
 from engine import keys
 from engine.errors import LedgerError
-from engine.events import from_json
 from engine.settings import Settings
 from persister import database, quarantine, sieve
 from persister.kafka import KafkaSource, ensure_topic
@@ -24,8 +23,6 @@ from tests.kit import Partition, reserve
 from tests.quarantine_kit import (
     check_audit,
     check_clean,
-    cli,
-    discard,
     discards,
     events,
     listed,
@@ -137,6 +134,7 @@ def test_given_it_is_discarded_then_the_ledger_goes_on_and_tells_what_is_missing
             discard_now(settings, number)
         eventually("the ledger goes on", lambda: goes_on(settings))
     assert discards_by_seq(settings) == missing
+    assert rows(settings.postgres_url, "SELECT kafka_offset FROM positions") == [(len(stream),)]
     assert len(listed(settings)) == count
     check_audit(settings)
     if not missing:
@@ -161,6 +159,22 @@ def test_each_discard_event_names_its_own_item_and_keeps_epoch_and_order(setting
         eventually("the ledger goes on", lambda: goes_on(settings))
     assert discards(settings) == [(1, 2, word(1)), (1, 3, word(2))]
     assert [event.seq for event in events(settings)] == [1, 2, 3, 4, 5]
+
+
+def test_given_a_discarded_event_comes_after_all_then_it_stays_discarded(settings, redis, caplog):
+    """A relay that was killed sends again; the ledger has told the seq already."""
+    other = composed(settings, redis, [1, 2, JUNK, 4, 5])
+    with persisting(other, until_open=False):
+        wait_until_stopped(other, 1)
+        discard_now(other, 1)
+        eventually("the ledger goes on", lambda: goes_on(other))
+        produce(other, messages(settings)[2])
+        eventually("it is told", lambda: "event 1-3 came after all" in caplog.text)
+        Partition(redis).hold("later", ("A", 1, "X"))
+        with relaying(other):
+            eventually("the ledger goes on", lambda: ledger_seq(other) == EVENTS + 1)
+    assert discards(other) == [(1, 3, word(1))]
+    check_audit(other)
 
 
 def test_given_more_was_discarded_than_is_missing_then_the_event_names_all(settings, redis):
@@ -318,86 +332,3 @@ def test_given_junk_under_traffic_and_somebody_who_discards_at_once_then_nothing
 
 def states(settings: Settings) -> list[str]:
     return [each["state"] for each in listed(settings)]
-
-
-def test_given_an_entry_the_relay_can_not_read_then_it_is_handed_on_and_handled_there(
-    settings, redis
-):
-    """Three holds in one script call are one entry; its bytes are damaged in Redis."""
-    p = Partition(redis)
-    p.receive("A", 1_000)
-    p.send(*[reserve(f"R{n}", ("A", 1, "X")) for n in range(3)])
-    p.hold("after", ("A", 1, "X"))
-    entries = redis.xrange(keys.outbox(0))
-    redis.delete(keys.outbox(0))
-    raw = b"\x00\xff damaged \x1b[31m"
-    for entry_id, fields in entries:
-        redis.xadd(
-            keys.outbox(0), {"events": raw} if entry_id == entries[1][0] else fields, id=entry_id
-        )
-    with relaying(settings), persisting(settings):
-        wait_until_stopped(settings, 1)
-        eventually("the outbox is emptied", lambda: redis.xlen(keys.outbox(0)) == 0)
-        (kept,) = listed(settings)
-        assert "outbox entry 1-4, handed on by the relay" in kept["why"]
-        assert (kept["seq"], kept["last_seq"], kept["stopped_here"]) == (1, 4, True)
-        told = discard(settings, 1, by="Ann Müller", reason="a damaged entry [x]")
-        assert "events 2 to 4" in told
-        wait_for_ledger(settings)
-    text = "quarantine 1 discarded by Ann Müller: a damaged entry [x]"
-    assert discards(settings) == [(1, seq, text) for seq in (2, 3, 4)]
-    handed_on = messages(settings)[1]
-    assert msgspec.json.decode(handed_on)["wrapped"] == "outbox_entry_1"
-    with pytest.raises(msgspec.ValidationError):
-        from_json(handed_on)
-    check_audit(settings)
-
-
-def test_given_a_relay_too_old_to_read_an_entry_then_a_newer_persister_does(
-    settings, redis, monkeypatch
-):
-    p = Partition(redis)
-    p.receive("A", 1_000)
-    p.send(*[reserve(f"R{n}", ("A", 1, "X")) for n in range(3)])
-
-    def too_old(*_):
-        raise ValueError("what is this?")
-
-    with monkeypatch.context() as old:
-        old.setattr("persister.outbox.read_entry", too_old)
-        old.setattr("persister.messages.read_entry", too_old)
-        with relaying(settings), persisting(settings):
-            wait_until_stopped(settings, 1)
-            done = cli(settings, "retry", "1")
-            assert done.returncode == 0, done.stderr
-            assert "can be read by this program: 1-1 receive" in done.stdout
-            eventually("the outbox is emptied", lambda: redis.xlen(keys.outbox(0)) == 0)
-    with persisting(settings):
-        wait_for_ledger(settings)
-        eventually("it stands at nothing", lambda: not stopped_at(settings))
-    assert (states(settings), discards(settings)) == (["passed"], [])
-    assert "is passed; there is nothing to handle" in cli(settings, "retry", "1").stderr
-    check_clean(settings)
-
-
-def test_given_an_entry_too_large_to_hand_on_then_the_persister_handles_it_directly(
-    settings, redis
-):
-    p = Partition(redis)
-    p.receive("A", 1_000)
-    p.hold("R", ("A", 1, "X"))
-    (first, fields), (second, _) = redis.xrange(keys.outbox(0))
-    redis.delete(keys.outbox(0))
-    redis.xadd(keys.outbox(0), fields, id=first)
-    redis.xadd(keys.outbox(0), {"events": b"\xc1" * 1_000_000}, id=second)
-    p.hold("after", ("A", 1, "X"))
-    with relaying(settings), persisting(settings):
-        eventually("the rest is in the ledger", lambda: ledger_seq(settings) == 1)
-        eventually("what was before is trimmed", lambda: redis.xlen(keys.outbox(0)) == 2)
-    direct = msgspec.structs.replace(settings, kafka_bootstrap="")
-    with persisting(direct):
-        wait_until_stopped(direct, 1)
-        discard(direct, 1)
-        wait_for_ledger(direct)
-    assert discards_by_seq(direct) == [2]
-    check_audit(direct)

@@ -16,8 +16,10 @@ from running import environment, eventually, holdfast, on_one_redis, persisting,
 from engine import keys
 from engine.settings import Settings
 from persister import database
+from persister.ledger import Position
 from persister.persister import connect_redis
 from persister.runs import run
+from persister.sources import OutboxSource
 from tests.quarantine_kit import (
     OUTBOX,
     check_audit,
@@ -79,9 +81,22 @@ def test_given_it_is_discarded_then_each_event_it_stood_for_is_told(
     assert discards(settings) == [(epoch, seq, reason(number)) for epoch, seq, number in expected]
     assert [event.seq for event in events(settings)] == list(range(1, 9))
     assert stopped_at(settings) == 0
-    head = shop.head()
-    assert head["trimmed_bytes"] == head["written_bytes"]
     check_audit(settings)
+
+
+def test_the_bytes_of_what_was_passed_over_count_as_trimmed(redis: Redis, shop: Partition) -> None:
+    """They are what the limit of the outbox goes by."""
+    damage(redis, {1})
+    sizes = [len(fields[b"events"]) for _, fields in redis.xrange(OUTBOX)]
+    source, start = OutboxSource(redis, shop.scripts, 0), Position(0, 0)
+    source.begin(start)
+    unreadable = source.read(start, 0).unreadable
+    assert unreadable
+    source.pass_over(unreadable)
+    assert [event.seq for event in source.read(start, 0).events] == [2, 3, 4, 5, 6, 7]
+    source.committed(Position(1, 5))
+    assert redis.xlen(OUTBOX) == 2
+    assert int(shop.head()["trimmed_bytes"]) == sum(sizes[:3])
 
 
 def test_what_is_kept_is_all_there_was(settings: Settings, redis: Redis, shop: Partition) -> None:
