@@ -38,6 +38,7 @@ from api.cli_kit import (
     settings_of_stack,
 )
 from api.cli_ledger import audit_command
+from api.cli_quarantine import quarantine_group
 from api.cli_reconcile import print_report, reconcile_command, report_content, run_reconcile
 from api.cli_restore import restore_command
 from api.replay_summary import print_summary, progress
@@ -65,6 +66,7 @@ cli.add_command(reconcile_command)
 cli.add_command(audit_command)
 cli.add_command(db_group)
 cli.add_command(restore_command)
+cli.add_command(quarantine_group)
 
 
 @cli.command()

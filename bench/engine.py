@@ -126,7 +126,18 @@ class Work:
         port = str(self._place.redis_server.port)
         requests = max(1_000, int(DECR_A_SECOND * self._seconds))
         told = subprocess.run(
-            [program, "-p", port, "-c", "50", "-n", str(requests), "--csv", "DECR", "bench:counter"],
+            [
+                program,
+                "-p",
+                port,
+                "-c",
+                "50",
+                "-n",
+                str(requests),
+                "--csv",
+                "DECR",
+                "bench:counter",
+            ],
             capture_output=True,
             text=True,
             check=True,

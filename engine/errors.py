@@ -34,4 +34,9 @@ class LedgerError(HoldfastError):
 
 
 class PartitionStopped(LedgerError):
-    """A gap, or a different event under a known identity: going on would hide it."""
+    """A gap, a different event under a known identity, or something that can't be read: going on
+    would hide it. ``quarantine_id`` names what can't be read, where it is kept."""
+
+    def __init__(self, text: str, quarantine_id: int | None = None) -> None:
+        super().__init__(text)
+        self.quarantine_id = quarantine_id

@@ -14,6 +14,8 @@ from engine.reservations import STATES, Body
 from engine.statuses import State
 
 VERSION = 1
+#: The type of an event that stands for one that couldn't be read and was discarded by somebody.
+DISCARD = "discard"
 
 
 class Reserved(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="reserve"):
@@ -94,7 +96,8 @@ class EventLine(msgspec.Struct, frozen=True, gc=False):
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One state change with all its lines, in public form. Times in ms since 1970.
 
-    ``type`` is the operation: reserve, extend, confirm, release, expire, repair, or a movement's type.
+    ``type`` is the operation: reserve, extend, confirm, release, expire, repair, or a movement's type;
+    discard stands for an event that couldn't be read: no lines, ``reason`` says who discarded it and why.
     ``status`` is the reservation's after a confirm, release, expire or repair: ``held`` while units are
     left.
     """

@@ -27,7 +27,8 @@ WRITES: dict[str, tuple[str, ...]] = {
     "balances": ("INSERT", "UPDATE"),
     "live_reservations": ("INSERT", "UPDATE", "DELETE"),
     "reconciliations": ("INSERT",),
-    "quarantine": ("INSERT", "UPDATE"),
+    "quarantine": ("INSERT",),
+    "quarantine_discards": ("INSERT",),
 }
 
 

@@ -10,7 +10,6 @@ import logging
 import time
 from typing import Any
 
-import msgspec
 from confluent_kafka import (
     OFFSET_BEGINNING,
     Consumer,
@@ -21,12 +20,16 @@ from confluent_kafka import (
 from confluent_kafka import KafkaError as KafkaCode
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
+from redis import Redis
 
-from engine.errors import PartitionStopped, StoreError
-from engine.events import Event, from_json
+from engine import keys
+from engine.errors import StoreError
+from engine.events import Event
 from engine.settings import Settings
 from persister.ledger import KafkaMark, Position
-from persister.sources import Batch
+from persister.messages import UnreadableMessage, read_message
+from persister.outbox import plain
+from persister.sources import Batch, Unreadable
 
 log = logging.getLogger("holdfast.kafka")
 
@@ -112,7 +115,10 @@ class KafkaSource:
     out whether something is missing.
     """
 
-    def __init__(self, settings: Settings, partition: int, mark: KafkaMark | None) -> None:
+    def __init__(
+        self, settings: Settings, redis: Redis, partition: int, mark: KafkaMark | None
+    ) -> None:
+        self._redis = redis
         self._topic_id = ensure_topic(settings)
         self._partition = partition
         self._at = TopicPartition(settings.kafka_topic, partition)
@@ -148,10 +154,13 @@ class KafkaSource:
         """Nothing to do: whoever has the ledger's lease may read."""
 
     def is_drained(self, position: Position) -> bool:
+        return self._is_read()
+
+    def _is_read(self) -> bool:
         return self._next >= self._watermarks()[1]
 
     def read(self, after: Position, wait_ms: int) -> Batch:
-        """About 5,000 events. PartitionStopped where a message is no event of ours."""
+        """About 5,000 events, up to a message that is no event of ours."""
         events: list[Event] = []
         lines = 0
         wait_s = wait_ms / 1000
@@ -164,11 +173,13 @@ class KafkaSource:
                 if error is not None:
                     self._stumbled(error)
                     return self._batch(events)
-                event = self._event(message, bool(events))
-                if event is None:
-                    return self._batch(events)
-                events.append(event)
-                lines += len(event.lines)
+                try:
+                    found = read_message(self._partition, message.value() or b"")
+                except UnreadableMessage as unreadable:
+                    self._seek()  # it comes again
+                    return self._batch(events, self._unreadable(message, unreadable))
+                events += found
+                lines += sum([len(event.lines) for event in found])
                 self._next = int(message.offset() or 0) + 1
             wait_s = 0.0
         return self._batch(events)
@@ -176,25 +187,27 @@ class KafkaSource:
     def committed(self, position: Position) -> None:
         """Nothing to do: Kafka keeps what it has, the ledger its mark."""
 
-    def _batch(self, events: list[Event]) -> Batch:
-        return Batch(events, KafkaMark(self._topic_id, self._next))
+    def pass_over(self, unreadable: Unreadable) -> None:
+        self._next = int(unreadable.place) + 1
+        self._seek()
 
-    def _event(self, message: Any, have_some: bool) -> Event | None:
-        """The event of a message; None where it can't be read and others are to be written first."""
-        try:
-            event = from_json(message.value() or b"")
-            if (event.version, event.partition) != (1, self._partition):
-                raise ValueError(f"version {event.version}, partition {event.partition}")
-        except (msgspec.MsgspecError, ValueError) as error:
-            self._seek()  # it comes again
-            if have_some:
-                return None
-            raise PartitionStopped(
-                f"partition {self._partition}: the message at offset {message.offset()} is no event"
-                f" ({error}); nothing more is written until somebody has looked"
-                " (docs/operations.md, 'A partition stopped')"
-            ) from None
-        return event
+    def is_at_end(self) -> bool:
+        """What the relay has trimmed, Kafka had before."""
+        return self._redis.xlen(keys.outbox(self._partition)) == 0 and self._is_read()
+
+    def _batch(self, events: list[Event], unreadable: Unreadable | None = None) -> Batch:
+        return Batch(events, KafkaMark(self._topic_id, self._next), unreadable)
+
+    def _unreadable(self, message: Any, why: UnreadableMessage) -> Unreadable:
+        return Unreadable(
+            source="kafka",
+            topic_id=self._topic_id,
+            place=str(message.offset()),
+            raw=message.value() or b"",
+            why=plain(str(why)),
+            epoch=why.epoch,
+            last_seq=why.last_seq,
+        )
 
     def _stumbled(self, error: KafkaCode) -> None:
         if error.code() in (KafkaCode.OFFSET_OUT_OF_RANGE, KafkaCode._AUTO_OFFSET_RESET):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
 from engine.errors import PartitionStopped
-from engine.events import Event
+from engine.events import DISCARD, Event
 from persister.chain import CHAIN_START, chain
 from persister.database import QUERIES, Connection, copy_text, copy_time
 from persister.live import keep_live
+
+log = logging.getLogger("holdfast.ledger")
 
 COPY_EVENTS = 250
 
@@ -106,17 +109,27 @@ class Ledger:
         return last
 
     def go_on(self) -> None:
-        """Take back the word of ``stop``: its cause is gone."""
+        """Take back the word of ``stop``: its cause is gone. One about something in quarantine
+        stands until ``leave_quarantine`` or the next event."""
         with self.connection.transaction():
             self.connection.execute(QUERIES["go_on"], {"partition": self.partition})
 
-    def stop(self, why: str) -> None:
-        """Leave word in ``positions`` why this partition does not go on."""
+    def stop(self, why: str, quarantine_id: int | None = None) -> None:
+        """Leave word in ``positions`` why this partition does not go on, and at what."""
+        values = {"partition": self.partition, "why": why, "quarantine_id": quarantine_id}
         self.connection.rollback()  # what was read before it is of no use
         with self.connection.transaction():
-            self.connection.execute(
-                QUERIES["stop_partition"], {"partition": self.partition, "why": why}
-            )
+            self.connection.execute(QUERIES["stop_partition"], values)
+
+    def leave_quarantine(self, mark: KafkaMark | None = None) -> None:
+        """Take back the word about something in quarantine: reading goes on behind it, at ``mark``."""
+        values = {
+            "partition": self.partition,
+            "offset": mark.offset if mark else None,
+            "topic_id": mark.topic_id if mark else None,
+        }
+        with self.connection.transaction():
+            self.connection.execute(QUERIES["leave_quarantine"], values)
 
     def compare(self, events: Sequence[Event]) -> None:
         """PartitionStopped where one of these is not, to the letter, what is kept under its identity."""
@@ -138,8 +151,22 @@ class Ledger:
             )
         }
         for event in events:
-            if kept.get((event.epoch, event.seq)) != event.to_json().decode():
+            if kept.get((event.epoch, event.seq)) == event.to_json().decode():
+                continue
+            if not self._is_discarded(event.seq):
                 raise _another(event)
+            log.warning(
+                "partition %s: event %s-%s came after all; it stays discarded",
+                event.partition,
+                event.epoch,
+                event.seq,
+            )
+
+    def _is_discarded(self, seq: int) -> bool:
+        """Whatever its epoch: a discard can only guess that."""
+        values = {"partition": self.partition, "seq": seq}
+        row = self.connection.execute(QUERIES["type_of"], values).fetchone()
+        return row is not None and row[0] == DISCARD
 
     def _copy(self, events: Sequence[Event], chained: bytes) -> bytes:
         """Write events and movements; the new head of the chain."""
@@ -203,7 +230,8 @@ def _once(events: list[Event]) -> list[Event]:
         return events
     first: dict[int, Event] = {}
     for event in events:
-        if first.setdefault(event.seq, event) != event:
+        kept = first.setdefault(event.seq, event)
+        if kept != event and kept.type != DISCARD:
             raise _another(event)
     return list(first.values())
 

@@ -22,6 +22,8 @@ LINES_A_READ = 50_000
 #: An entry holds up to some thousand events, so this bounds the memory of one read.
 ENTRIES_MAX = 500
 LEASE_MS = 3_000
+#: What reading bytes that somebody else has written can end in.
+UNREADABLE = (msgspec.MsgspecError, ValueError, KeyError, IndexError, TypeError, RecursionError)
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -67,7 +69,7 @@ class Outbox:
         for entry_id, fields in answer[0][1] if answer else ():
             if events >= EVENTS_A_READ or lines >= LINES_A_READ:
                 break
-            entry = self._decode(entry_id.decode(), fields.get(b"events", b""))
+            entry = self._decode(entry_id.decode(), fields)
             entries.append(entry)
             events += len(entry.events)
             lines += sum([len(event.lines) for event in entry.events])
@@ -82,7 +84,12 @@ class Outbox:
         if not found:
             return None
         entry_id, fields = found[0]
-        return self._decode(entry_id.decode(), fields.get(b"events", b""))
+        return self._decode(entry_id.decode(), fields)
+
+    def trimmed_seq(self) -> int:
+        """The last event that is no longer in the outbox."""
+        found: Any = self._redis.hmget(keys.head(self._partition), "trimmed_seq")
+        return int(found[0] or 0)
 
     def keep(self) -> str:
         """Take or renew the lease (3 s); the role that is the trimmer, '' for none yet.
@@ -122,9 +129,22 @@ class Outbox:
             f" {answer[2] / 1000:.0f} s); waiting for it"
         )
 
-    def _decode(self, name: str, raw: bytes) -> Entry:
+    def _decode(self, name: str, fields: dict[bytes, bytes]) -> Entry:
         epoch, _, seq = name.partition("-")
+        place = int(epoch), int(seq)
+        raw = fields.get(b"events")
+        if raw is None:
+            all_there_is = msgspec.msgpack.encode(list(fields.items()))
+            return Entry(*place, all_there_is, [], "it has no field 'events'")
         try:
-            return Entry(int(epoch), int(seq), raw, read_entry(self._partition, name, raw))
-        except (msgspec.MsgspecError, ValueError, KeyError, IndexError, TypeError) as error:
-            return Entry(int(epoch), int(seq), raw, [], str(error) or repr(error))
+            return Entry(*place, raw, read_entry(self._partition, name, raw))
+        except UNREADABLE as error:
+            return Entry(*place, raw, [], plain(str(error) or repr(error)))
+
+
+def plain(text: str) -> str:
+    """A word about foreign bytes that any log, terminal and database can take: ASCII, 300 characters."""
+    return text.encode("ascii", "backslashreplace").decode().translate(_CONTROL)[:300]
+
+
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127)}

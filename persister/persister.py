@@ -31,6 +31,7 @@ from persister import database
 from persister.heal import check_outbox, check_restored, heal
 from persister.kafka import KafkaSource
 from persister.ledger import Ledger, Position
+from persister.sieve import Sieve
 from persister.sources import OutboxSource, Source
 
 log = logging.getLogger("holdfast.persister")
@@ -95,18 +96,18 @@ class Persister:
                 try:
                     self._move(ledger, redis)
                 except PartitionStopped as error:
-                    ledger.stop(str(error))
+                    ledger.stop(str(error), error.quarantine_id)
                     raise
 
     def _move(self, ledger: Ledger, redis: Redis) -> None:
         scripts = Scripts.for_server(redis.info("server"))
         if not self._settings.kafka_bootstrap:
             source = OutboxSource(redis, scripts, self._partition)
-            self._move_from(source, ledger, redis, scripts)
+            self._move_from(Sieve(source, ledger, redis), ledger, redis, scripts)
             return
-        kafka = KafkaSource(self._settings, self._partition, ledger.kafka_mark())
+        kafka = KafkaSource(self._settings, redis, self._partition, ledger.kafka_mark())
         try:
-            self._move_from(kafka, ledger, redis, scripts)
+            self._move_from(Sieve(kafka, ledger, redis), ledger, redis, scripts)
         finally:
             kafka.close()
 

@@ -22,6 +22,7 @@ from engine.partitions import read_head, read_server
 from engine.scripts import Scripts
 from engine.settings import Settings
 from persister.kafka import KafkaUnavailable, client_settings, ensure_topic
+from persister.messages import WRAPPED_BYTES_MAX, wrap
 from persister.outbox import Entry, LeaseTaken, Outbox
 from persister.persister import connect_redis
 
@@ -108,19 +109,35 @@ class Relay:
                 entries = outbox.read(after, 0 if shipment.events else READ_WAIT_MS)
             for entry in entries:
                 if entry.error:
-                    shipment.flush()
-                    self._trim(outbox, shipment)
-                    raise PartitionStopped(
-                        f"partition {self._partition}: outbox entry {entry.epoch}-{entry.seq} can't be"
-                        f" read ({entry.error}); nothing more is sent until somebody has looked"
-                        " (docs/operations.md, 'A partition stopped')"
-                    )
+                    self._hand_on(outbox, shipment, entry)
                 shipment.send(entry)
                 after = (entry.epoch, entry.seq)
             shipment.poll(0.0 if entries else 0.01)
             self._trim(outbox, shipment)
             if drain_until and (mono_s > drain_until or not (entries or shipment.events)):
                 return
+
+    def _hand_on(self, outbox: Outbox, shipment: _Shipment, entry: Entry) -> None:
+        """An entry that can't be read goes to Kafka as it is: the persister stops there, and one place
+        handles it. PartitionStopped where it is too large for a message."""
+        what = (
+            f"partition {self._partition}: outbox entry {entry.epoch}-{entry.seq} can't be read"
+            f" ({entry.error})"
+        )
+        size = len(wrap(self._partition, entry))
+        if size > WRAPPED_BYTES_MAX:
+            shipment.flush()
+            self._trim(outbox, shipment)
+            raise PartitionStopped(
+                f"{what}, and with {size} bytes it is too large to be handed on to Kafka; nothing more"
+                " is sent: let the persister read the outbox directly until it is handled"
+                " (docs/operations.md, 'From Kafka to direct reading and back')"
+            )
+        self._say(
+            f"{what}; it is handed on, and the persister stops there"
+            " (docs/operations.md, 'A partition stopped')",
+            logging.CRITICAL,
+        )
 
     @staticmethod
     def _trim(outbox: Outbox, shipment: _Shipment) -> None:
@@ -173,7 +190,7 @@ class _Shipment:
             }
         )
         self._entries: deque[Entry] = deque()
-        self._acknowledged = 0  # events of the entries in the queue
+        self._acknowledged = 0  # messages of the entries in the queue
         self._moved_at = time.monotonic()
         self._failure = ""
         self.events = 0
@@ -190,10 +207,10 @@ class _Shipment:
         if not self.events:
             self._moved_at = time.monotonic()
         self._entries.append(entry)
-        self.events += len(entry.events)
+        self.events += _messages(entry)
         self._bytes += len(entry.raw)
-        for event in entry.events:
-            body = event.to_json()
+        bodies = [event.to_json() for event in entry.events] or [wrap(self._partition, entry)]
+        for body in bodies:
             while True:
                 try:
                     self._producer.produce(
@@ -204,8 +221,8 @@ class _Shipment:
                     self.poll(0.1)
                 except KafkaException as error:
                     raise KafkaUnavailable(
-                        f"partition {self._partition}: event {event.epoch}-{event.seq} can't be sent:"
-                        f" {error.args[0].str()}"
+                        f"partition {self._partition}: outbox entry {entry.epoch}-{entry.seq} can't be"
+                        f" sent: {error.args[0].str()}"
                     ) from None
 
     def poll(self, wait_s: float) -> None:
@@ -221,10 +238,10 @@ class _Shipment:
     def take_acknowledged(self) -> list[Entry]:
         """The entries of which Kafka has every event, in order; they are forgotten here."""
         done: list[Entry] = []
-        while self._entries and self._acknowledged >= len(self._entries[0].events):
+        while self._entries and self._acknowledged >= _messages(self._entries[0]):
             entry = self._entries.popleft()
-            self._acknowledged -= len(entry.events)
-            self.events -= len(entry.events)
+            self._acknowledged -= _messages(entry)
+            self.events -= _messages(entry)
             self._bytes -= len(entry.raw)
             done.append(entry)
         return done
@@ -240,3 +257,8 @@ class _Shipment:
         else:
             self._acknowledged += 1
             self._moved_at = time.monotonic()
+
+
+def _messages(entry: Entry) -> int:
+    """One an event; one for an entry that can't be read."""
+    return len(entry.events) or 1

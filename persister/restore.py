@@ -28,6 +28,7 @@ from persister.kafka import KafkaSource
 from persister.ledger import Ledger, Position
 from persister.persister import connect_redis
 from persister.rebuild import Rebuild, events_from
+from persister.sieve import Sieve
 
 LEASE_PATIENCE_S = 10.0
 DRAIN_PATIENCE_S = 600.0
@@ -76,7 +77,7 @@ def restore(
         ledger = Ledger(connection, partition)
         _take_lease(ledger)
         if settings.kafka_bootstrap:
-            _drain(ledger, settings, on_progress)
+            _drain(ledger, redis, settings, on_progress)
         position = ledger.position()
         if position.seq == 0:
             raise LedgerError("the ledger has no event; there is nothing to restore")
@@ -115,14 +116,15 @@ def _take_lease(ledger: Ledger) -> None:
         time.sleep(0.02)
 
 
-def _drain(ledger: Ledger, settings: Settings, on_progress: Progress) -> None:
+def _drain(ledger: Ledger, redis: Redis, settings: Settings, on_progress: Progress) -> None:
     """Write into the ledger what Kafka has and it has not."""
-    kafka = KafkaSource(settings, ledger.partition, ledger.kafka_mark())
+    kafka = KafkaSource(settings, redis, ledger.partition, ledger.kafka_mark())
     try:
+        source = Sieve(kafka, ledger, redis)
         position, count = ledger.position(), 0
         give_up_at = time.monotonic() + DRAIN_PATIENCE_S
-        while not kafka.is_drained(position):
-            batch = kafka.read(position, 100)
+        while not source.is_drained(position):
+            batch = source.read(position, 100)
             if batch.events:
                 position = ledger.write(batch.events, batch.mark)
                 count += len(batch.events)

@@ -12,14 +12,39 @@ from engine.events import Event
 from engine.partitions import read_head
 from engine.scripts import Scripts
 from persister.ledger import KafkaMark, Position
-from persister.outbox import Outbox
+from persister.outbox import Entry, Outbox
+
+
+class Unreadable(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands where an event should and can't be read.
+
+    ``place``: its offset in Kafka, or the id of its outbox entry. ``epoch`` and ``last_seq`` are of the
+    last event it stands for where that is known, else 0: then it stands for one, or for none.
+    """
+
+    source: str
+    topic_id: str = ""
+    place: str
+    raw: bytes
+    why: str
+    epoch: int = 0
+    last_seq: int = 0
+
+    @property
+    def what(self) -> str:
+        """What it is and why it can't be read, for a person."""
+        if self.source == "kafka":
+            return f"the message at offset {self.place} is no event ({self.why})"
+        return f"outbox entry {self.place} can't be read ({self.why})"
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """Events, and where in Kafka the next one stands if they came from there."""
+    """Events, where in Kafka the next one stands if they came from there, and what can't be read right
+    behind them; it comes again with every ``read`` until it is passed over."""
 
     events: list[Event]
     mark: KafkaMark | None = None
+    unreadable: Unreadable | None = None
 
 
 class Source(Protocol):
@@ -35,6 +60,12 @@ class Source(Protocol):
     def read(self, after: Position, wait_ms: int) -> Batch:
         """Events after a position, in order; none where none came within ``wait_ms``."""
 
+    def pass_over(self, unreadable: Unreadable) -> None:
+        """Read on behind what the last ``read`` could not read."""
+
+    def is_at_end(self) -> bool:
+        """Has all been read, or passed over, that Redis had decided before this was called?"""
+
     def committed(self, position: Position) -> None:
         """The ledger has all up to here: the source may forget it."""
 
@@ -47,6 +78,8 @@ def in_kafka_only(redis: Redis, outbox: Outbox, partition: int, position: Positi
         return range(0)
     first = outbox.first()
     begins = first.events[0].seq if first and first.events else head.position[1] + 1
+    if first and first.error:
+        begins = outbox.trimmed_seq() + 1
     return range(position.seq + 1, begins)
 
 
@@ -61,6 +94,7 @@ class OutboxSource:
         # The ledger's own lease keeps a second persister away.
         self._outbox = Outbox(redis, scripts, partition, self.role, holder=self.role)
         self._bytes: list[tuple[int, int]] = []  # (seq, bytes) of entries read, not yet trimmed
+        self._behind = (0, 0)  # the last entry that was passed over
 
     def begin(self, position: Position) -> None:
         trimmer = self._outbox.keep()
@@ -82,20 +116,21 @@ class OutboxSource:
         return not self._in_kafka_only(position)
 
     def read(self, after: Position, wait_ms: int) -> Batch:
-        """About 5,000 events at most (whole entries). PartitionStopped where an entry can't be read."""
+        """About 5,000 events at most (whole entries), up to one that can't be read."""
         events: list[Event] = []
-        for entry in self._outbox.read((after.epoch, after.seq), wait_ms):
+        for entry in self._outbox.read(max((after.epoch, after.seq), self._behind), wait_ms):
             if entry.error:
-                if events:
-                    break  # what can be read goes to the ledger first; then this one stops it
-                raise PartitionStopped(
-                    f"partition {self._partition}: outbox entry {entry.epoch}-{entry.seq} can't be"
-                    f" read ({entry.error}); nothing more is written until somebody has looked"
-                    " (docs/operations.md, 'A partition stopped')"
-                )
+                return Batch(events, unreadable=_unreadable(entry))
             events += entry.events
             self._bytes.append((entry.seq, len(entry.raw)))
         return Batch(events)
+
+    def pass_over(self, unreadable: Unreadable) -> None:
+        self._behind = (unreadable.epoch, unreadable.last_seq)
+        self._bytes.append((unreadable.last_seq, len(unreadable.raw)))
+
+    def is_at_end(self) -> bool:
+        return not self._outbox.read(self._behind, 0)
 
     def committed(self, position: Position) -> None:
         done = sum(size for seq, size in self._bytes if seq <= position.seq)
@@ -104,3 +139,14 @@ class OutboxSource:
 
     def _in_kafka_only(self, position: Position) -> range:
         return in_kafka_only(self._redis, self._outbox, self._partition, position)
+
+
+def _unreadable(entry: Entry) -> Unreadable:
+    return Unreadable(
+        source="outbox",
+        place=f"{entry.epoch}-{entry.seq}",
+        raw=entry.raw,
+        why=entry.error,
+        epoch=entry.epoch,
+        last_seq=entry.seq,
+    )

@@ -18,7 +18,6 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
-from confluent_kafka import Consumer, TopicPartition
 
 from api.app import make_app
 from api.servers import find_redis_binaries, free_port
@@ -26,7 +25,6 @@ from engine.partitions import open_partition, read_head, read_server
 from engine.scripts import Scripts
 from engine.settings import Settings
 from persister.persister import Persister, connect_redis
-from persister.relay import Relay
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NO_POSTGRES = "postgresql://postgres@127.0.0.1:1/postgres"
@@ -104,21 +102,6 @@ def wait_for_ledger(settings: Settings, within_s: float = 60.0) -> None:
         )
 
 
-def messages(settings: Settings) -> list[bytes]:
-    """All that stands in the topic, in order."""
-    consumer = Consumer({"bootstrap.servers": settings.kafka_bootstrap, "group.id": "test"})
-    at = TopicPartition(settings.kafka_topic, 0)
-    low, high = consumer.get_watermark_offsets(at, timeout=10)
-    consumer.assign([TopicPartition(settings.kafka_topic, 0, low)])
-    found: list[bytes] = []
-    while len(found) < high - low:
-        found += [
-            message.value() for message in consumer.consume(min(1000, high - low - len(found)), 5)
-        ]
-    consumer.close()
-    return found
-
-
 @contextmanager
 def persisting(settings: Settings, *, until_open: bool = True) -> Iterator[Persister]:
     """A persister at work in a thread; it has opened the partition when this begins."""
@@ -133,20 +116,6 @@ def persisting(settings: Settings, *, until_open: bool = True) -> Iterator[Persi
         persister.stop()
         thread.join(30)
         assert not thread.is_alive(), "the persister did not end"
-
-
-@contextmanager
-def relaying(settings: Settings) -> Iterator[Relay]:
-    """A relay at work in a thread."""
-    relay = Relay(settings)
-    thread = Thread(target=relay.run, name="relay")
-    thread.start()
-    try:
-        yield relay
-    finally:
-        relay.stop()
-        thread.join(30)
-        assert not thread.is_alive(), "the relay did not end"
 
 
 @asynccontextmanager

@@ -18,6 +18,7 @@ INSERT INTO positions (partition, epoch, seq, hash, kafka_offset, kafka_topic_id
 VALUES (%(partition)s, %(epoch)s, %(seq)s, %(hash)s, %(offset)s, %(topic_id)s)
 ON CONFLICT ON CONSTRAINT positions_identity
 DO UPDATE SET epoch = EXCLUDED.epoch, seq = EXCLUDED.seq, hash = EXCLUDED.hash, stopped = NULL,
+  quarantine_id = NULL,
   kafka_offset = coalesce(EXCLUDED.kafka_offset, positions.kafka_offset),
   kafka_topic_id = coalesce(EXCLUDED.kafka_topic_id, positions.kafka_topic_id), updated_at = now()
 
@@ -26,13 +27,21 @@ SELECT kafka_topic_id, kafka_offset FROM positions
 WHERE partition = %(partition)s AND kafka_offset IS NOT NULL
 
 -- name: stop_partition
-INSERT INTO positions (partition, epoch, seq, stopped) VALUES (%(partition)s, 0, 0, %(why)s)
+INSERT INTO positions (partition, epoch, seq, stopped, quarantine_id)
+VALUES (%(partition)s, 0, 0, %(why)s, %(quarantine_id)s)
 ON CONFLICT ON CONSTRAINT positions_identity
-DO UPDATE SET stopped = EXCLUDED.stopped, updated_at = now()
+DO UPDATE SET stopped = EXCLUDED.stopped, quarantine_id = EXCLUDED.quarantine_id,
+  updated_at = now()
 
 -- name: go_on
 UPDATE positions SET stopped = NULL, updated_at = now()
-WHERE partition = %(partition)s AND stopped IS NOT NULL
+WHERE partition = %(partition)s AND stopped IS NOT NULL AND quarantine_id IS NULL
+
+-- name: leave_quarantine
+UPDATE positions SET stopped = NULL, quarantine_id = NULL,
+  kafka_offset = coalesce(%(offset)s::bigint, kafka_offset),
+  kafka_topic_id = coalesce(%(topic_id)s::text, kafka_topic_id), updated_at = now()
+WHERE partition = %(partition)s AND quarantine_id IS NOT NULL
 
 -- name: known_events
 SELECT epoch, seq, body::text FROM events
@@ -326,3 +335,38 @@ CROSS JOIN LATERAL (
   SELECT finished_at, clean, differences FROM reconciliations r
   WHERE r.partition = asked.partition ORDER BY r.reconciliation_id DESC LIMIT 1
 ) AS last
+
+-- name: quarantined
+SELECT q.quarantine_id, d.discarded_by, d.reason
+FROM quarantine q LEFT JOIN quarantine_discards d USING (quarantine_id)
+WHERE q.partition = %(partition)s AND q.source = %(source)s AND q.topic_id = %(topic_id)s
+  AND q.place = %(place)s AND q.raw_sha256 = sha256(%(raw)s::bytea)
+
+-- name: keep_quarantined
+INSERT INTO quarantine (partition, source, topic_id, place, raw, why, epoch, seq, last_seq)
+VALUES (%(partition)s, %(source)s, %(topic_id)s, %(place)s, %(raw)s, %(why)s, %(epoch)s, %(seq)s,
+  %(last_seq)s)
+ON CONFLICT ON CONSTRAINT quarantine_once DO NOTHING
+
+-- name: quarantine
+SELECT q.quarantine_id, q.partition, q.source, q.topic_id, q.place, q.raw, q.why, q.epoch, q.seq,
+  q.last_seq, q.first_seen_at, CASE
+    WHEN d.quarantine_id IS NOT NULL THEN 'discarded'
+    WHEN p.quarantine_id IS DISTINCT FROM q.quarantine_id AND p.seq > q.seq THEN 'passed'
+    ELSE 'open' END,
+  p.quarantine_id IS NOT DISTINCT FROM q.quarantine_id, d.discarded_by, d.reason, d.discarded_at
+FROM quarantine q
+LEFT JOIN quarantine_discards d USING (quarantine_id)
+LEFT JOIN positions p ON p.partition = q.partition
+WHERE %(quarantine_id)s::bigint IS NULL OR q.quarantine_id = %(quarantine_id)s
+ORDER BY q.quarantine_id
+
+-- name: lock_position
+SELECT FROM positions WHERE partition = %(partition)s FOR UPDATE
+
+-- name: discard_quarantined
+INSERT INTO quarantine_discards (quarantine_id, discarded_by, reason)
+VALUES (%(quarantine_id)s, %(by)s, %(reason)s)
+
+-- name: type_of
+SELECT type FROM events WHERE partition = %(partition)s AND seq = %(seq)s

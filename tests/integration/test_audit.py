@@ -250,15 +250,17 @@ async def test_a_ledger_from_before_the_chain_gets_it_by_the_migration(
         for statement in (
             "DROP TRIGGER events_append_only ON events",
             "DROP TRIGGER movements_append_only ON movements",
+            "DROP TABLE quarantine_discards, quarantine",
+            "ALTER TABLE positions DROP COLUMN quarantine_id",
             "DROP FUNCTION refuse_change",
             "DROP TABLE live_reservations",
             "ALTER TABLE events DROP COLUMN hash",
             "ALTER TABLE positions DROP COLUMN hash",
-            "DELETE FROM schema_migrations WHERE version = 2",
+            "DELETE FROM schema_migrations WHERE version IN (2, 5)",
         ):
             connection.execute(statement)
     with database.connect(filled.postgres_url) as connection:
-        assert database.migrate(connection) == ["0002_proof"]
+        assert database.migrate(connection) == ["0002_proof", "0005_quarantine"]
     assert audited(filled) == expected
     assert (
         rows(filled.postgres_url, "SELECT * FROM live_reservations ORDER BY reservation_id") == live

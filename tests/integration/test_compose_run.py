@@ -11,7 +11,8 @@ import psycopg
 import pytest
 from composed import OURS, SERVICES, Composed, kafka_properties, moved
 from confluent_kafka.admin import AdminClient, ConfigResource
-from running import eventually, messages, rows
+from kafka_kit import messages
+from running import eventually, rows
 
 from engine.events import from_json
 from engine.settings import Settings

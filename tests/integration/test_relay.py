@@ -7,7 +7,7 @@ import uuid
 import msgspec
 import psycopg
 import pytest
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from engine import keys
@@ -22,15 +22,14 @@ from persister.outbox import Outbox
 from persister.persister import connect_redis
 from persister.reconcile import reconcile
 from persister.relay import Relay
+from tests.kafka_kit import messages, produce, relaying
 from tests.kit import Partition
 from tests.running import (
     eventually,
     is_open,
     ledger_seq,
-    messages,
     on_one_redis,
     persisting,
-    relaying,
     rows,
     wait_for_ledger,
 )
@@ -54,13 +53,6 @@ def filled(redis, holds: int = 50) -> Partition:
     for number in range(holds):
         p.hold(f"R{number}", ("A", 1, "X"))
     return p
-
-
-def produce(settings: Settings, *bodies: bytes) -> None:
-    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap})
-    for body in bodies:
-        producer.produce(settings.kafka_topic, body, partition=0)
-    assert producer.flush(10) == 0
 
 
 def event(seq: int, **changes) -> Event:

@@ -12,6 +12,7 @@ import httpx
 import msgspec
 import psycopg
 import pytest
+from kafka_kit import relaying
 from kit import HELD, Partition, confirm, extend, move, release, reserve
 from redis import Redis
 from running import (
@@ -22,7 +23,6 @@ from running import (
     is_open,
     on_one_redis,
     persisting,
-    relaying,
     rows,
     wait_for_ledger,
 )

@@ -13,15 +13,9 @@ from threading import Thread
 
 import msgspec
 import pytest
+from kafka_kit import relaying
 from kit import Partition, confirm, move, release, reserve
-from running import (
-    eventually,
-    ledger_seq,
-    persisting,
-    relaying,
-    rows,
-    wait_for_ledger,
-)
+from running import eventually, ledger_seq, persisting, rows, wait_for_ledger
 
 from api.servers import RedisServer, find_redis_binaries
 from engine import keys

@@ -16,6 +16,7 @@ from uuid import uuid4
 import httpx
 import psutil
 import pytest
+from kafka_kit import messages
 from load import Load, check_nothing_lost, receive_stock, restarted
 from running import (
     REPOSITORY,
@@ -24,7 +25,6 @@ from running import (
     eventually,
     holdfast,
     ledger_seq,
-    messages,
     rows,
     wait_for_ledger,
 )

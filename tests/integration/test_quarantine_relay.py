@@ -1,0 +1,120 @@
+"""What the relay can't read is handed on to Kafka and handled there, or directly where it is too large."""
+
+from __future__ import annotations
+
+import uuid
+
+import msgspec
+import pytest
+
+from engine import keys
+from engine.events import from_json
+from engine.settings import Settings
+from tests.kafka_kit import messages, relaying
+from tests.kit import Partition, reserve
+from tests.quarantine_kit import (
+    check_audit,
+    check_clean,
+    cli,
+    discard,
+    discards,
+    listed,
+    stopped_at,
+    wait_until_stopped,
+)
+from tests.running import eventually, ledger_seq, on_one_redis, persisting, wait_for_ledger
+
+pytestmark = on_one_redis
+
+
+@pytest.fixture
+def settings(redis, redis_server, postgres_url, kafka_bootstrap) -> Settings:
+    return Settings(
+        redis_url=redis_server.url,
+        postgres_url=postgres_url,
+        kafka_bootstrap=kafka_bootstrap,
+        kafka_topic=f"test.{uuid.uuid4().hex}",
+    )
+
+
+def test_given_an_entry_the_relay_can_not_read_then_it_is_handed_on_and_handled_there(
+    settings, redis
+):
+    """Three holds in one script call are one entry; its bytes are damaged in Redis."""
+    p = Partition(redis)
+    p.receive("A", 1_000)
+    p.send(*[reserve(f"R{n}", ("A", 1, "X")) for n in range(3)])
+    p.hold("after", ("A", 1, "X"))
+    entries = redis.xrange(keys.outbox(0))
+    redis.delete(keys.outbox(0))
+    raw = b"\x00\xff damaged \x1b[31m"
+    for entry_id, fields in entries:
+        redis.xadd(
+            keys.outbox(0), {"events": raw} if entry_id == entries[1][0] else fields, id=entry_id
+        )
+    with relaying(settings), persisting(settings):
+        wait_until_stopped(settings, 1)
+        eventually("the outbox is emptied", lambda: redis.xlen(keys.outbox(0)) == 0)
+        (kept,) = listed(settings)
+        assert "outbox entry 1-4, handed on by the relay" in kept["why"]
+        assert (kept["seq"], kept["last_seq"], kept["stopped_here"]) == (1, 4, True)
+        told = discard(settings, 1, by="Ann Müller", reason="a damaged entry [x]")
+        assert "events 2 to 4" in told
+        wait_for_ledger(settings)
+    text = "quarantine 1 discarded by Ann Müller: a damaged entry [x]"
+    assert discards(settings) == [(1, seq, text) for seq in (2, 3, 4)]
+    handed_on = messages(settings)[1]
+    assert msgspec.json.decode(handed_on)["wrapped"] == "outbox_entry_1"
+    with pytest.raises(msgspec.ValidationError):
+        from_json(handed_on)
+    check_audit(settings)
+
+
+def test_given_a_relay_too_old_to_read_an_entry_then_a_newer_persister_does(
+    settings, redis, monkeypatch
+):
+    p = Partition(redis)
+    p.receive("A", 1_000)
+    p.send(*[reserve(f"R{n}", ("A", 1, "X")) for n in range(3)])
+
+    def too_old(*_):
+        raise ValueError("what is this?")
+
+    with monkeypatch.context() as old:
+        old.setattr("persister.outbox.read_entry", too_old)
+        old.setattr("persister.messages.read_entry", too_old)
+        with relaying(settings), persisting(settings):
+            wait_until_stopped(settings, 1)
+            done = cli(settings, "retry", "1")
+            assert done.returncode == 0, done.stderr
+            assert "can be read by this program: 1-1 receive" in done.stdout
+            eventually("the outbox is emptied", lambda: redis.xlen(keys.outbox(0)) == 0)
+    with persisting(settings):
+        wait_for_ledger(settings)
+        eventually("it stands at nothing", lambda: not stopped_at(settings))
+    assert ([each["state"] for each in listed(settings)], discards(settings)) == (["passed"], [])
+    assert "is passed; there is nothing to handle" in cli(settings, "retry", "1").stderr
+    check_clean(settings)
+
+
+def test_given_an_entry_too_large_to_hand_on_then_the_persister_handles_it_directly(
+    settings, redis
+):
+    p = Partition(redis)
+    p.receive("A", 1_000)
+    p.hold("R", ("A", 1, "X"))
+    (first, fields), (second, _) = redis.xrange(keys.outbox(0))
+    redis.delete(keys.outbox(0))
+    redis.xadd(keys.outbox(0), fields, id=first)
+    redis.xadd(keys.outbox(0), {"events": b"\xc1" * 1_000_000}, id=second)
+    p.hold("after", ("A", 1, "X"))
+    with relaying(settings), persisting(settings):
+        eventually("the rest is in the ledger", lambda: ledger_seq(settings) == 1)
+        eventually("what was before is trimmed", lambda: redis.xlen(keys.outbox(0)) == 2)
+    direct = msgspec.structs.replace(settings, kafka_bootstrap="")
+    with persisting(direct):
+        wait_until_stopped(direct, 1)
+        discard(direct, 1)
+        wait_for_ledger(direct)
+    assert discards(direct) == [(1, 2, "quarantine 1 discarded by ann: junk")]
+    check_audit(direct)

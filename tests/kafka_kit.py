@@ -1,0 +1,45 @@
+"""What the tests with Kafka share: the relay in a thread, what stands in a topic, what is put there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Thread
+
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from engine.settings import Settings
+from persister.relay import Relay
+
+
+@contextmanager
+def relaying(settings: Settings) -> Iterator[Relay]:
+    relay = Relay(settings)
+    thread = Thread(target=relay.run, name="relay")
+    thread.start()
+    try:
+        yield relay
+    finally:
+        relay.stop()
+        thread.join(30)
+        assert not thread.is_alive(), "the relay did not end"
+
+
+def messages(settings: Settings) -> list[bytes]:
+    """All that stands in the topic, in order."""
+    consumer = Consumer({"bootstrap.servers": settings.kafka_bootstrap, "group.id": "test"})
+    at = TopicPartition(settings.kafka_topic, 0)
+    low, high = consumer.get_watermark_offsets(at, timeout=10)
+    consumer.assign([TopicPartition(settings.kafka_topic, 0, low)])
+    found: list[bytes] = []
+    while len(found) < high - low:
+        found += [message.value() for message in consumer.consume(high - low - len(found), 5)]
+    consumer.close()
+    return found
+
+
+def produce(settings: Settings, *bodies: bytes) -> None:
+    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap})
+    for body in bodies:
+        producer.produce(settings.kafka_topic, body, partition=0)
+    assert producer.flush(10) == 0
