@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader
 from redis.exceptions import RedisError
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from api.cli_kit import data_dir_option, fail, json_option, json_text, settings_of_stack
 from engine.errors import HoldfastError
@@ -129,6 +130,7 @@ def print_report(report: Report, console: Console) -> None:
             f"{each.kind} {what} {each.location}".rstrip() + f": {each.outcome}{told}",
             highlight=False,
             markup=False,
+            emoji=False,
         )
     if report.differences:
         table = Table("kind", "what", "Redis", "ledger", "detail", box=None, pad_edge=False)
@@ -136,12 +138,13 @@ def print_report(report: Report, console: Console) -> None:
             table.columns[name].overflow = "fold"
             table.columns[name].min_width = 18
         for each_difference in report.differences:
+            # As Text: a key may look like markup, or like the name of an emoji.
             table.add_row(
-                f"[red]{each_difference.kind}[/red]",
-                each_difference.what,
+                Text(each_difference.kind, style="red"),
+                Text(each_difference.what),
                 _side(each_difference.redis),
                 _side(each_difference.ledger),
-                each_difference.detail.replace("[", r"\["),
+                Text(each_difference.detail),
             )
         console.print(table, highlight=False)
     if report.not_kept:
