@@ -1,0 +1,1 @@
+"""The ways of the textbook on real servers."""
