@@ -10,7 +10,7 @@ from collections.abc import Callable
 import uvloop
 from redis import Redis
 
-from bench.peers.buyers import HOLD_MS, SKU, Books, PeerError, Shop, Sold
+from bench.peers.buyers import HOLD_MS, SKU, Books, PeerError, Shop, Sold, added_up
 from bench.peers.redis_shop import connect
 from engine import keys
 from engine.engine import Engine
@@ -37,7 +37,7 @@ class Holdfast(Shop):
         with connect(self.url) as redis:
             redis.flushall()
             open_fresh(redis)
-        asyncio.run(_receive(Settings(redis_url=self.url), units))
+        asyncio.run(receive(self.url, SKU, units))
 
     def books(self) -> Books:
         with connect(self.url) as redis:
@@ -46,28 +46,28 @@ class Holdfast(Shop):
             holds = sum(1 for _ in redis.scan_iter(pattern, count=10_000))
             return Books(int(stock[0] or 0) - int(stock[1] or 0), holds)
 
-    def buyer(self) -> None:  # type: ignore[override]
-        raise NotImplementedError("buyers here are tasks of one event loop: see work")
-
     def work(
         self, number: int, connections: int, seconds: float, begin: Callable[[], None]
     ) -> Sold:
         gc.freeze()
         gc.set_threshold(100_000, 50, 100)  # as the HTTP worker does
-        return uvloop.run(self._work(connections, seconds, begin))
+        return uvloop.run(self._work(number, connections, seconds, begin))
 
-    async def _work(self, connections: int, seconds: float, begin: Callable[[], None]) -> Sold:
+    async def _work(
+        self, number: int, connections: int, seconds: float, begin: Callable[[], None]
+    ) -> Sold:
         engine = await Engine.start(Settings(redis_url=self.url))
         begin()
         begun = time.monotonic()
-        until = begun + seconds
-        one = _one if self.batch == 1 else _many
         parts = await asyncio.gather(
-            *[one(engine, index, until, self.batch) for index in range(connections)]
+            *[
+                _closed_loop(engine, f"o{number:03d}{index:04d}", self.batch, begun + seconds)
+                for index in range(connections)
+            ]
         )
-        elapsed_s = time.monotonic() - begun
+        elapsed_s = min(seconds, time.monotonic() - begun)
         await engine.close()
-        return Sold(sum(p[0] for p in parts), sum(p[1] for p in parts), 0, elapsed_s)
+        return added_up(parts, elapsed_s)
 
 
 def open_fresh(redis: Redis) -> None:
@@ -95,41 +95,31 @@ def reservation(order_id: str) -> Reserve:
     )
 
 
-async def _receive(settings: Settings, units: int) -> None:
-    engine = await Engine.start(settings)
+async def receive(url: str, sku: str, units: int) -> None:
+    """Put stock in. PeerError: it was refused."""
+    engine = await Engine.start(Settings(redis_url=url))
     outcome = await engine.call(
-        Movement(movement_id="in", type="receive", sku=SKU, location=LOCATION, quantity=units)
+        Movement(movement_id="in", type="receive", sku=sku, location=LOCATION, quantity=units)
     )
     await engine.close()
     if outcome.status is not Status.APPLIED:
         raise PeerError(f"stock could not be received: {outcome.status}")
 
 
-async def _one(engine: Engine, index: int, until_mono_s: float, batch: int) -> tuple[int, int]:
-    """Units held and refused, one a call."""
-    units = 0
-    while time.monotonic() < until_mono_s:
-        outcome = await engine.call(reservation(f"o{index:07d}{units:012d}"))
-        if outcome.status is Status.INSUFFICIENT_STOCK:
-            return units, 1
-        if outcome.status is not Status.RESERVED:
-            raise PeerError(f"a reservation was answered {outcome.status}")
-        units += 1
-    return units, 0
-
-
-async def _many(engine: Engine, index: int, until_mono_s: float, batch: int) -> tuple[int, int]:
-    """Units held and refused, ``batch`` a call."""
-    units = sent = 0
-    while time.monotonic() < until_mono_s:
-        ids = [f"o{index:07d}{n:012d}" for n in range(sent, sent + batch)]
-        outcomes = await engine.call_all([reservation(each) for each in ids])
+async def _closed_loop(engine: Engine, prefix: str, batch: int, until_mono_s: float) -> Sold:
+    units = in_time = refused = sent = 0
+    while time.monotonic() < until_mono_s and not refused:
+        ids = [f"{prefix}{number:012d}" for number in range(sent, sent + batch)]
         sent += batch
-        held = sum(1 for outcome in outcomes if outcome.status is Status.RESERVED)
-        units += held
-        refused = sum(1 for o in outcomes if o.status is Status.INSUFFICIENT_STOCK)
+        if batch == 1:
+            outcomes = [await engine.call(reservation(ids[0]))]
+        else:
+            outcomes = await engine.call_all([reservation(each) for each in ids])
+        statuses = [outcome.status for outcome in outcomes]
+        held = statuses.count(Status.RESERVED)
+        refused = statuses.count(Status.INSUFFICIENT_STOCK)
         if held + refused < batch:
-            raise PeerError(f"{batch - held - refused} of {batch} reservations were not decided")
-        if refused:
-            return units, refused
-    return units, 0
+            raise PeerError(f"reservations were answered {sorted(set(statuses))}")
+        units += held
+        in_time += held if time.monotonic() <= until_mono_s else 0
+    return Sold(units, in_time, refused, 0, 0.0)

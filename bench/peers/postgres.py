@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 
-from bench.peers.buyers import HOLD_MS, SKU, Books, Shop
+from bench.peers.buyers import HOLD_MS, SKU, Books, ThreadedShop
 
 _SCHEMA = """
 DROP TABLE IF EXISTS stock, holds;
@@ -32,7 +32,7 @@ def connect(url: str) -> Connection:
     return psycopg.connect(url, autocommit=True, prepare_threshold=0)
 
 
-class PostgresShop(Shop):
+class PostgresShop(ThreadedShop):
     """Stock in a row, a hold in a row, both changed in one transaction. Fsync is on."""
 
     def reset(self, units: int) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import random
-import time
-
-from bench.peers.buyers import SKU, Buyer
+from bench.peers.buyers import SKU, Buyer, back_off
 from bench.peers.postgres import HOLD_FOR, PostgresShop, connect
 
 _LOOK = "SELECT units, version FROM stock WHERE sku = %s"
@@ -17,11 +14,11 @@ WITH taken AS (
 )
 INSERT INTO holds SELECT %s, sku, 1, %s, {HOLD_FOR} FROM taken
 """
-PAUSE_S = 0.0
 
 
 class PostgresOptimistic(PostgresShop):
-    """Two round trips a try. Who comes second tries again until it has a unit or none is left."""
+    """Two round trips a try. Who comes second backs off and tries again, until it has a unit or none is
+    left."""
 
     def buyer(self) -> Buyer:
         return _Buyer(self.url)
@@ -43,8 +40,7 @@ class _Buyer:
                 return True
             self.retries += 1
             tries += 1
-            if PAUSE_S:
-                time.sleep(random.random() * PAUSE_S * 2 ** min(tries, 6))
+            back_off(tries)
 
     def close(self) -> None:
         self._connection.close()

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import random
-import time
 import uuid
 
-from bench.peers.buyers import SKU, Buyer
+from bench.peers.buyers import SKU, Buyer, back_off
 from bench.peers.redis_shop import STOCK, RedisShop, connect, hold_key, hold_value
 
 LOCK = f"lock:{SKU}"
 LOCK_TTL_MS = 10_000
-#: A waiter asks again after a random part of this, times the tries so far.
-PAUSE_S = 0.001
-TRIES_MAX = 16
-_UNLOCK = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+_UNLOCK = (
+    "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+)
 
 
 class RedisLock(RedisShop):
@@ -51,7 +48,7 @@ class LockBuyer:
         tries = 0
         while not self._redis.set(LOCK, self._token, nx=True, px=self._lock_ttl_ms):
             tries += 1
-            time.sleep(random.random() * PAUSE_S * min(tries, TRIES_MAX))
+            back_off(tries)
         self.retries += tries
 
     def read(self) -> int:
@@ -59,12 +56,10 @@ class LockBuyer:
         return int(self._redis.get(STOCK) or 0)
 
     def write_and_unlock(self, order_id: str, units: int) -> None:
-        """Write what is left and the hold in one transaction; let the lock go where it still is ours."""
-        pipe = self._redis.pipeline(transaction=False)
-        pipe.execute_command("MULTI")
+        """In one transaction write what is left and the hold, and let the lock go if it still is ours."""
+        pipe = self._redis.pipeline(transaction=True)
         pipe.set(STOCK, units)
         pipe.set(hold_key(order_id), hold_value(order_id))
-        pipe.execute_command("EXEC")
         pipe.evalsha(self._unlock, 1, LOCK, self._token)
         pipe.execute()
 

@@ -8,14 +8,16 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from bench.peers.buyers import HOLD_MS, SKU, Books, Shop
+from bench.peers.buyers import HOLD_MS, SKU, Books, ThreadedShop
 
 STOCK = f"stock:{SKU}"
 
 
 def connect(url: str) -> Redis:
     """A client with one connection that repeats nothing by itself: a repeated DECR counts twice."""
-    return Redis.from_url(url, protocol=2, retry=Retry(NoBackoff(), 0), single_connection_client=True)
+    return Redis.from_url(
+        url, protocol=2, retry=Retry(NoBackoff(), 0), single_connection_client=True
+    )
 
 
 def hold_key(order_id: str) -> str:
@@ -27,7 +29,7 @@ def hold_value(order_id: str, quantity: int = 1) -> str:
     return f"{SKU}|{quantity}|{order_id}|{int(time.time() * 1000) + HOLD_MS}"
 
 
-class RedisShop(Shop):
+class RedisShop(ThreadedShop):
     """Stock in a counter, a hold in a string. The hold has no expiry: with one, its unit would vanish
     with it."""
 
