@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -47,6 +48,7 @@ OTHERS = (
 )
 TTL_MS = 3_600_000
 _CHUNK = 2_000
+_GONE_WITHIN_S = 30.0
 
 
 def figures(reservations: int = RESERVATIONS, repeats: int = 1) -> list[Figure]:
@@ -82,18 +84,19 @@ def measure(reservations: int, a_deadline: int, sku: str) -> Run:
         server.start()
         try:
             with connect(server.url) as redis:
-                return _measure(redis, server.url, reservations, a_deadline, sku)
+                return measure_on(redis, server.url, reservations, a_deadline, sku)
         finally:
             server.stop()
 
 
-def _measure(redis: Redis, url: str, reservations: int, a_deadline: int, sku: str) -> Run:
+def measure_on(redis: Redis, url: str, reservations: int, a_deadline: int, sku: str) -> Run:
+    """The same on an empty server, with the only connection to it."""
     open_fresh(redis)
     asyncio.run(receive(url, sku, reservations))
     _trim(redis)
-    before = redis.info("memory")
+    before = _used(redis)
     acknowledged = asyncio.run(_fill(url, redis, reservations, a_deadline, sku))
-    after = redis.info("memory")
+    after = _used(redis)
     grown = {name: after[name] - before[name] for name in ("used_memory", "used_memory_rss")}
     return Run(
         grown["used_memory"] / max(1, acknowledged),
@@ -103,6 +106,16 @@ def _measure(redis: Redis, url: str, reservations: int, a_deadline: int, sku: st
             "rss_bytes": grown["used_memory_rss"] / max(1, acknowledged),
         },
     )
+
+
+def _used(redis: Redis) -> dict[str, int]:
+    """``INFO memory`` once the engine's connections and what was buffered for them are gone."""
+    until = time.monotonic() + _GONE_WITHIN_S
+    while redis.info("clients")["connected_clients"] > 1:
+        if time.monotonic() > until:
+            raise PeerError("connections of the engine stay open, and their buffers in the figure")
+        time.sleep(0.01)
+    return dict(redis.info("memory"))
 
 
 def audit(redis: Redis, sku: str, acknowledged: int) -> list[str]:

@@ -223,7 +223,8 @@ def _work(pipe: Connection, shop: Shop, number: int, connections: int, seconds: 
     try:
         pipe.send(shop.work(number, connections, seconds, begin))
     except Exception as error:
-        pipe.send(PeerError(f"{type(shop).__name__}: {' '.join(repr(error).split())}"))
+        why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        pipe.send(PeerError(f"{type(shop).__name__}: {why}"))
 
 
 def _answer(pipe: Connection, timeout_s: float) -> Any:
