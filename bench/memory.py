@@ -39,7 +39,8 @@ TARGET_BYTES = 260
 RESERVATIONS = 200_000
 #: 1,000 reservations a second: each tenth of a second has 100.
 A_DEADLINE = 100
-SKU, LONG_SKU = "sku-000000000001", "sku-0000000000000001"
+#: An EAN of 13 digits, as shops have them. From 16 on the kept bytes need the allocator's next size class.
+SKU, LONG_SKU = "4006381333931", "sku-0000000000000001"
 #: Note, reservations with the same deadline, sku.
 OTHERS = (
     ("bytes_with_10_a_deadline", 10, SKU),
