@@ -161,7 +161,7 @@ def audit(units: int, sold: int, books: Books) -> list[str]:
 
 def back_off(tries: int) -> None:
     """Wait before the next try for what others have too: a random time, up to twice as long each try
-    (4 ms at first, 1 s at most). Fastest of what was tried, many times faster than none."""
+    (4 ms at first, 1 s at most). Without it most tries of many buyers are in vain."""
     time.sleep(random.random() * 0.002 * 2 ** min(tries, 9))
 
 
