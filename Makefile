@@ -46,10 +46,11 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(VENV)/bin/python -m bench all
 
-# A flash sale against a running service; the web page is at 127.0.0.1:8089. See docs/load-testing.md.
-LOCUST ?= --web-host 127.0.0.1
+# A flash sale against a running service, by the web page at 127.0.0.1:8089; docs/load-testing.md has more.
+# LOCUST: options, as in make locust LOCUST='--headless --batch 200'.
 locust: $(STAMP)
-	$(VENV)/bin/locust -f bench/locustfile.py $(LOCUST)
+	LOCUST_WEB_HOST=$${LOCUST_WEB_HOST:-127.0.0.1} LOCUST_MASTER_BIND_HOST=$${LOCUST_MASTER_BIND_HOST:-127.0.0.1} \
+	  $(VENV)/bin/locust -f bench/locustfile.py $(LOCUST)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -40,6 +40,7 @@ import gevent
 from locust import FastHttpUser, LoadTestShape, constant, events, task
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
+from locust.exception import StopTest
 
 from bench.sale import Sale, Sizes
 from bench.shop import Shop
@@ -69,6 +70,9 @@ def prepare(environment: Environment, **_: Any) -> None:
     except ValueError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
+    # A sale that can't begin says why in one line, without the traceback of the greenlet it was in.
+    hub = gevent.get_hub()
+    hub.NOT_ERROR = (*hub.NOT_ERROR, StopTest)
     # Users end what they have begun: less is left whose outcome nobody was told.
     environment.stop_timeout = environment.stop_timeout or _STOP_TIMEOUT_S
     Buyer.sale = Sale(environment, sizes, _DEFAULT_HOST)

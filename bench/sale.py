@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import gevent
 import httpx
 import msgspec
+from gevent.lock import Semaphore
 from locust.env import Environment
 from locust.exception import StopTest
 from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
@@ -92,6 +93,8 @@ class Sale:
         self._default_host = default_host
         self._workers: set[str] = set()
         self._messages: dict[str, dict[str, Any]] = {}
+        # Asked by the master and ended by Ctrl-C at once: users can be stopped one time only.
+        self._telling = Semaphore()
         self._received: dict[Place, int] = {}
         self._host = default_host
         self.told = Told()
@@ -148,8 +151,11 @@ class Sale:
         try:
             self._check(host)
             self._received = self._receive()
-        except (httpx.HTTPError, ValueError) as error:
-            self._environment.process_exit_code = 2
+        except httpx.HTTPError as error:
+            self._exit_with(2)
+            raise StopTest(f"{host}: {error}; `make run` starts a service to try") from None
+        except ValueError as error:
+            self._exit_with(2)
             raise StopTest(f"{host}: {error}") from None
         # Workers get the options with each order to spawn, before they begin.
         options.holdfast_run = self.run
@@ -194,7 +200,9 @@ class Sale:
     def _tell(self, **_: Any) -> None:
         """A worker's part: no more sales, then all that its clients were told, to the master."""
         runner = self._environment.runner
-        if runner is not None and self.run:
+        if runner is None or not self.run:
+            return
+        with self._telling:
             runner.stop()
             runner.send_message("told", {"run": self.run, **self.told.message()})
 
