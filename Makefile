@@ -54,7 +54,7 @@ bench: $(BENCH)
 # A flash sale against a running service, by the web page at 127.0.0.1:8089; docs/load-testing.md has more.
 # LOCUST: options, as in make locust LOCUST='--headless --batch 200'.
 locust: $(BENCH)
-	LOCUST_WEB_HOST=$${LOCUST_WEB_HOST:-127.0.0.1} LOCUST_MASTER_BIND_HOST=$${LOCUST_MASTER_BIND_HOST:-127.0.0.1} \
+	@LOCUST_WEB_HOST=$${LOCUST_WEB_HOST:-127.0.0.1} LOCUST_MASTER_BIND_HOST=$${LOCUST_MASTER_BIND_HOST:-127.0.0.1} \
 	  $(VENV)/bin/locust -f bench/locustfile.py $(LOCUST)
 
 clean:
