@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV   := .venv
 PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check -q
 STAMP  := $(VENV)/.ready
+BENCH  := $(VENV)/.bench
 KAFKA  := $(VENV)/share/kafka
 
-.PHONY: setup run test check clean
+.PHONY: setup run test check bench locust clean
 
 setup: $(STAMP)
 
@@ -31,16 +32,30 @@ $(STAMP): pyproject.toml Makefile api/kafka.pom.xml $(wildcard requirements/*.tx
 	fi
 	@touch $(STAMP)
 
+# 260 MB that `make run` does without: Locust, matplotlib, TigerBeetle.
+$(BENCH): $(STAMP)
+	$(PIP) install --require-hashes -r requirements/bench.txt
+	@touch $(BENCH)
+
 run: $(STAMP)
 	$(VENV)/bin/holdfast up --demo
 
-test: $(STAMP)
+test: $(BENCH)
 	$(VENV)/bin/python -m pytest
 
-check: $(STAMP)
+check: $(BENCH)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+bench: $(BENCH)
+	$(VENV)/bin/python -m bench all
+
+# A flash sale against a running service, by the web page at 127.0.0.1:8089; docs/load-testing.md has more.
+# LOCUST: options, as in make locust LOCUST='--headless --batch 200'.
+locust: $(BENCH)
+	@LOCUST_WEB_HOST=$${LOCUST_WEB_HOST:-127.0.0.1} LOCUST_MASTER_BIND_HOST=$${LOCUST_MASTER_BIND_HOST:-127.0.0.1} \
+	  $(VENV)/bin/locust -f bench/locustfile.py $(LOCUST)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,177 @@
+"""A flash sale by Locust against a running service: it ends, and its audit finds what is planted."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psycopg
+import pytest
+from running import REPOSITORY, environment, eventually, persisting, rows, served
+
+from engine import keys
+from engine.settings import Settings
+from persister.persister import connect_redis
+
+SMALL = {
+    "USERS": "30",
+    "SECONDS": "3",
+    "UNITS": "30",
+    "SKUS": "4",
+    "WAIT_MS": "100",
+    "ABANDON_SECONDS": "1",
+    "LOST": "20",
+}
+
+
+@pytest.fixture
+def service(one: Settings, tmp_path: Path) -> Iterator[str]:
+    with persisting(one), served(one, tmp_path / "serve.log") as url:
+        yield url
+
+
+@contextmanager
+def locust(url: str, *options: str, **sizes: str) -> Iterator[subprocess.Popen[str]]:
+    """A sale as a process; where the test fails meanwhile it is ended."""
+    variables = {f"HOLDFAST_LOCUST_{name}": value for name, value in (SMALL | sizes).items()}
+    file = str(REPOSITORY / "bench" / "locustfile.py")
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "locust",
+            "-f",
+            file,
+            "--headless",
+            "--only-summary",
+            "-H",
+            url,
+            *options,
+        ],
+        cwd=REPOSITORY,
+        env=environment(None, **variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(30)
+
+
+def ended(process: subprocess.Popen[str], code: int) -> str:
+    """What it said, once it has ended with that code."""
+    output, _ = process.communicate(timeout=90)
+    assert process.returncode == code, output
+    assert "Traceback" not in output
+    return output
+
+
+def acknowledged(output: str) -> int:
+    found = re.search(r"([\d,]+) acknowledged reservations", output)
+    assert found is not None, output
+    return int(found[1].replace(",", ""))
+
+
+def unanswered(output: str) -> int:
+    found = re.search(r"([\d,]+) without an answer", output)
+    return int(found[1].replace(",", "")) if found else 0
+
+
+def reserved_in_ledger(settings: Settings) -> int:
+    return rows(
+        settings.postgres_url,
+        "SELECT count(DISTINCT reservation_id) FROM movements WHERE type = 'reserve'",
+    )[0][0]
+
+
+def test_a_sale_sells_out_and_is_clean(one: Settings, service: str, tmp_path: Path) -> None:
+    """The audit's numbers are the ledger's; refusals are counted as what they are, none as a failure."""
+    report = tmp_path / "report"
+    with locust(service, "--csv", str(report), "--html", f"{report}.html") as process:
+        output = ended(process, 0)
+
+    assert "CLEAN: nothing oversold, nothing lost" in output
+    in_ledger = reserved_in_ledger(one)
+    assert 0 <= in_ledger - acknowledged(output) <= unanswered(output)
+    received, on_hand, held, sold = rows(
+        one.postgres_url,
+        "SELECT sum(on_hand_delta) FILTER (WHERE type = 'receive'), sum(on_hand_delta),"
+        " sum(held_delta), -sum(on_hand_delta) FILTER (WHERE type = 'confirm')"
+        " FROM movements WHERE sku LIKE 'sale-%%-hot'",
+    )[0]
+    assert re.search(rf"hot sku +{received} +{on_hand} +{held} +{sold}\n", output), output
+    with Path(f"{report}_stats.csv").open(newline="") as file:
+        requests = {row["Name"]: row for row in csv.DictReader(file)}
+    assert {"reserve", "reserve (sold out)", "reserve (replayed)", "confirm"} <= requests.keys()
+    assert {row["Failure Count"] for row in requests.values()} == {"0"}
+    assert "<title>Locust" in Path(f"{report}.html").read_text()
+
+
+def test_workers_with_batches_tell_all_they_were_told(one: Settings, service: str) -> None:
+    with locust(service, "--batch", "50", "--processes", "2", USERS="4", UNITS="5000") as process:
+        output = ended(process, 0)
+
+    assert "CLEAN: nothing oversold, nothing lost" in output
+    assert acknowledged(output) > 50
+    assert 0 <= reserved_in_ledger(one) - acknowledged(output) <= unanswered(output)
+    assert re.search(r" reserve: insufficient_stock\n", output), output
+    assert re.search(r" reserve: already_reserved\n", output), output
+
+
+def test_units_sold_that_nobody_received_are_found(one: Settings, service: str) -> None:
+    """Given stock that somebody raised in Redis by hand, when it is sold, then the audit says so."""
+    with locust(service, HOT="100", PAY="100", ABANDON="0", FAIL="0") as process:
+        with connect_redis(one.redis_url) as redis:
+            stock = eventually(
+                "the hot sku is there",
+                lambda: list(redis.scan_iter(keys.stock(0, "sale-*-hot", "MAIN"))),
+            )[0]
+            redis.hincrby(stock, "on_hand", 1000)
+        output = ended(process, 1)
+
+    assert re.search(r"sale-\w+-hot at MAIN oversold at seq \d+: on_hand", output), output
+    assert re.search(r"OVERSOLD OR LOST: \d+ findings", output)
+    assert "CLEAN" not in output
+
+
+def test_an_acknowledged_reservation_that_the_ledger_lost_is_found(
+    one: Settings, service: str
+) -> None:
+    """Given a ledger from which somebody deleted one that was paid for, then the audit names it."""
+    with locust(service) as process:
+        lost = eventually(
+            "one is paid for",
+            lambda: rows(
+                one.postgres_url,
+                "SELECT reservation_id FROM movements WHERE type = 'confirm' LIMIT 1",
+            ),
+        )[0][0]
+        with psycopg.connect(one.postgres_url) as connection:
+            connection.execute("ALTER TABLE movements DISABLE TRIGGER movements_append_only")
+            connection.execute("DELETE FROM movements WHERE reservation_id = %s", [lost])
+            connection.execute("ALTER TABLE movements ENABLE ALWAYS TRIGGER movements_append_only")
+        output = ended(process, 1)
+
+    assert f"reservation {lost} was acknowledged and is in the ledger 0 times: lost" in output
+    assert "CLEAN" not in output
+
+
+def test_other_machines_are_left_alone_and_a_missing_service_is_told() -> None:
+    with locust("http://192.0.2.1:8080") as process:
+        assert "HOLDFAST_LOCUST_ANY_HOST=1" in ended(process, 2)
+    with locust("http://127.0.0.1:1") as process:
+        assert "`make run` starts a service" in ended(process, 2)
+    with locust("http://127.0.0.1:1", USERS="many") as process:
+        assert "HOLDFAST_LOCUST_USERS='many': a whole number from 1 to" in ended(process, 2)
