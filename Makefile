@@ -41,7 +41,7 @@ run: $(STAMP)
 	$(VENV)/bin/holdfast up --demo
 
 test: $(BENCH)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 3
 
 check: $(BENCH)
 	$(VENV)/bin/ruff check .

@@ -70,9 +70,11 @@ class Process:
     def pid(self) -> int:
         return self._process.pid
 
-    def check(self) -> None:
+    def check(self) -> bool:
+        """True while it runs; BenchError with its last words once it has ended."""
         if self._process.poll() is not None:
             raise BenchError(f"a process has ended: {self._log.read_text()[-500:]}")
+        return True
 
     def hold_back(self) -> None:
         self._process.send_signal(signal.SIGSTOP)
@@ -146,21 +148,25 @@ class Place:
         self.postgres_url = self.postgres_server.url.rsplit("/", 1)[0] + f"/{name}"
         persister = Process(["api.cli", "persister"], self.environ, self.log)
         try:
-            until("the partition is open", lambda: persister.check() or is_open(self.redis))
+            until("the partition is open", lambda: persister.check() and is_open(self.redis))
             yield persister
         finally:
             persister.stop()
 
     def wait_for_ledger(self) -> None:
-        """Until the ledger has all that Redis has decided."""
-        last, moved_at = -1, time.monotonic()
-        with psycopg.connect(self.postgres_url, autocommit=True) as connection:
-            while (seq := _ledger_seq(connection)) != read_head(self.redis, 0).position[1]:
-                if seq != last:
-                    last, moved_at = seq, time.monotonic()
-                if time.monotonic() - moved_at > PATIENCE_S:
-                    raise BenchError(f"the ledger stands still at {seq}")
-                time.sleep(0.05)
+        wait_for_ledger(self.redis, self.postgres_url)
+
+
+def wait_for_ledger(redis: Redis, postgres_url: str) -> None:
+    """Until the ledger has all that Redis has decided. BenchError where it stands still."""
+    last, moved_at = -1, time.monotonic()
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        while (seq := _ledger_seq(connection)) != read_head(redis, 0).position[1]:
+            if seq != last:
+                last, moved_at = seq, time.monotonic()
+            if time.monotonic() - moved_at > PATIENCE_S:
+                raise BenchError(f"the ledger stands still at {seq}")
+            time.sleep(0.05)
 
 
 def is_open(redis: Redis) -> bool:

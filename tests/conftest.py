@@ -37,6 +37,14 @@ def _missing(what: str) -> NoReturn:
     pytest.skip(f"{what} is missing")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that of several workers none waits at the end for the storm."""
+    items.sort(
+        key=lambda item: (item.path.name != "test_storm.py", item.path.parent.name != "reliability")
+    )
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for what in sorted(_MISSING):
         terminalreporter.write_line(f"*** {what} IS MISSING: ITS TESTS WERE SKIPPED ***", red=True)

@@ -1,0 +1,131 @@
+"""The command line of the benchmark: what to measure, for how long, and where to write it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from api.servers import ServerError
+from bench import engine, http, memory, peers, pipeline
+from bench.figures import Figure, say
+from bench.machine import machine, versions
+from bench.place import BenchError
+from bench.report import draw, write_report
+
+#: Each part's figures of (seconds, repeats).
+PARTS: dict[str, Callable[[float, int], list[Figure]]] = {
+    "engine": engine.figures,
+    "http": http.figures,
+    "pipeline": pipeline.figures,
+    "peers": peers.figures,
+    "memory": lambda seconds, repeats: memory.figures(max(1_000, int(seconds * 100_000))),
+}
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What ``--json`` writes."""
+
+    machine: dict[str, str]
+    versions: dict[str, str]
+    settings: dict[str, str]
+    figures: list[Figure]
+
+
+@click.command()
+@click.argument("part", type=click.Choice([*PARTS, "all"]))
+@click.option("--seconds", default=2.0, show_default=True, type=click.FloatRange(0.05, 60))
+@click.option("--repeats", default=3, show_default=True, type=click.IntRange(1, 20))
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), help="Write the figures here."
+)
+@click.option("--plots", type=click.Path(path_type=Path), help="Draw them into this directory.")
+@click.option("--report", type=click.Path(path_type=Path), help="Write the page of figures here.")
+def main(
+    part: str,
+    seconds: float,
+    repeats: int,
+    json_file: Path | None,
+    plots: Path | None,
+    report: Path | None,
+) -> None:
+    """Measure Holdfast on this machine, each figure in turn with its baseline, and audit every run.
+
+    Exit code 0 measured (whether or not targets are met), 1 an audit found something wrong, 2 could not
+    measure.
+    """
+    began_s = time.monotonic()
+    figures: list[Figure] = []
+    try:
+        for name in PARTS if part == "all" else [part]:
+            figures += PARTS[name](seconds, repeats)
+    except (BenchError, ServerError) as error:
+        click.echo(f"bench: {error}", err=True)
+        sys.exit(2)
+    settings = {"seconds": f"{seconds:g}", "repeats": str(repeats), "part": part}
+    result = Result(machine(), versions(), settings, figures)
+    if json_file is not None:
+        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+    if plots is not None:
+        draw(figures, plots)
+    if report is not None:
+        write_report(report, result.machine, result.versions, settings, figures)
+    print_table(figures, Console())
+    say(f"measured in {time.monotonic() - began_s:.0f} s")
+    sys.exit(1 if any(each.audit is False for each in figures) else 0)
+
+
+def print_table(figures: list[Figure], console: Console) -> None:
+    """Target, measured, verdict, a line a figure."""
+    if not console.is_terminal:
+        console.width = 200
+    table = Table("figure", "measured", "unit", "min–max", "baseline", "ratio", "target", "verdict")
+    for each in figures:
+        cells = (each.name, *cells_of(each))
+        table.add_row(*[Text(cell) for cell in cells])
+    console.print(table, highlight=False)
+    for each in figures:
+        for finding in each.findings:
+            console.print(Text(f"{each.name}: {finding}"))
+        if each.why:
+            console.print(Text(f"{each.name}: {each.why}"))
+
+
+def cells_of(each: Figure) -> tuple[str, ...]:
+    """Measured, unit, range, baseline, ratio, target and verdict as text."""
+    spread = (
+        "" if each.min is None or each.max is None else f"{number(each.min)}–{number(each.max)}"
+    )
+    sign = "≤" if each.at_most else "≥"
+    times = " ×" if each.ratio is not None else ""
+    target = "" if each.target is None else f"{sign} {number(each.target)}{times}"
+    return (
+        number(each.value),
+        each.unit,
+        spread,
+        number(each.baseline),
+        "" if each.ratio is None else f"{each.ratio:.2f} ×",
+        target,
+        verdict(each),
+    )
+
+
+def number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:,.2f}".rstrip("0").rstrip(".")
+
+
+def verdict(each: Figure) -> str:
+    if each.audit is False:
+        return "AUDIT FAILED"
+    if each.value is None:
+        return "not measured"
+    return {None: "", True: "met", False: "missed"}[each.met]
