@@ -74,7 +74,7 @@ async def test_given_redis_killed_then_unavailable_within_a_second_and_back_afte
     own_server.kill()
     start = time.monotonic()
     outcomes = await asyncio.gather(*[own_engine.call(command) for command in ALL])
-    assert time.monotonic() - start < 1.5
+    assert time.monotonic() - start < 2.4  # one after the other would take 3.2 s at least
     assert of(outcomes) == ["unavailable"] * len(ALL)
 
     own_server.start()
@@ -96,7 +96,7 @@ async def test_given_redis_away_then_whoever_waits_behind_others_is_told_as_soon
     own_server.kill()
     start = time.monotonic()
     outcomes = await own_engine.call_all([reserve(f"r{i}", "A") for i in range(4_000)])
-    assert time.monotonic() - start < 1.5
+    assert time.monotonic() - start < 2.4  # one after the other would take 3.2 s at least
     assert set(of(outcomes)) == {"unavailable"}
     own_server.start()
     p.open()
