@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from contextlib import ExitStack, closing
 
 import psycopg
 from redis import Redis
@@ -29,7 +28,6 @@ from engine.partitions import (
 from engine.scripts import Scripts
 from engine.settings import Settings
 from persister import database
-from persister.ahead import Ahead
 from persister.heal import check_outbox, check_restored, heal
 from persister.kafka import KafkaSource
 from persister.ledger import Ledger, Position
@@ -103,14 +101,15 @@ class Persister:
 
     def _move(self, ledger: Ledger, redis: Redis) -> None:
         scripts = Scripts.for_server(redis.info("server"))
-        with ExitStack() as ending:
-            source: Source = OutboxSource(redis, scripts, self._partition)
-            if self._settings.kafka_bootstrap:
-                mark = ledger.kafka_mark()
-                kafka = KafkaSource(self._settings, redis, self._partition, mark)
-                source = ending.enter_context(closing(kafka))
-            ahead = ending.enter_context(closing(Ahead(source)))
-            self._move_from(Sieve(ahead, ledger, redis), ledger, redis, scripts)
+        if not self._settings.kafka_bootstrap:
+            source = OutboxSource(redis, scripts, self._partition)
+            self._move_from(Sieve(source, ledger, redis), ledger, redis, scripts)
+            return
+        kafka = KafkaSource(self._settings, redis, self._partition, ledger.kafka_mark())
+        try:
+            self._move_from(Sieve(kafka, ledger, redis), ledger, redis, scripts)
+        finally:
+            kafka.close()
 
     def _move_from(self, source: Source, ledger: Ledger, redis: Redis, scripts: Scripts) -> None:
         position = ledger.position()
