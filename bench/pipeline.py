@@ -26,7 +26,7 @@ from engine.model import Line, Movement, Reserve
 from engine.partitions import read_head
 from engine.settings import Settings
 
-EVENTS_A_SECOND = 100_000  # how many events are drained for each second of measuring
+EVENTS_A_SECOND = 500_000  # how many events are drained for each second of measuring
 SKUS = 100
 AT_ONCE = 2_000
 ORDERS = REPOSITORY / "tests" / "data" / "orders-2000-invoices.csv.gz"

@@ -24,7 +24,7 @@ end
 refuse_when_full()
 
 for _, command in ipairs(commands) do
-  if not (is_count(command[2]) and command[2] >= 1) then
+  if not is_quantity(command[2]) then
     return redis.error_reply('ERR ttl_ms ' .. tostring(command[2]) .. ' is not 1 or more')
   end
 end

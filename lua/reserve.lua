@@ -35,15 +35,18 @@ if is_backlog_full(tonumber(ARGV[3]), tonumber(ARGV[4])) then
   return 'backlog_full'
 end
 
-for _, command in ipairs(commands) do
+for c = 1, #commands do
+  local command = commands[c]
   local lines = command[3]
   for i = 3, #lines, 3 do
-    if not (is_count(lines[i]) and lines[i] >= 1 and lines[i] <= QUANTITY_MAX) then
+    if not is_quantity(lines[i]) or lines[i] > QUANTITY_MAX then
       return redis.error_reply('ERR quantity ' .. tostring(lines[i]) .. ' is not in 1..1000000')
     end
-    command.sourced = command.sourced or lines[i - 1] == ''
+    if lines[i - 1] == '' then
+      command.sourced = true
+    end
   end
-  if #lines == 0 or #lines % 3 ~= 0 or not is_count(command[2]) or command[2] < 1 then
+  if #lines == 0 or #lines % 3 ~= 0 or not is_quantity(command[2]) then
     return redis.error_reply('ERR a reserve needs lines of three values and a ttl_ms of 1 or more')
   end
 end

@@ -5,15 +5,16 @@ local COMMANDS_MAX, LINES_MAX = 512, 4000
 
 local function decide_each(commands, decide, lines_done)
   local answers, undecided = {}, {}
-  for i, command in ipairs(commands) do
-    if undecided[command[1]] or i > COMMANDS_MAX or (i > 1 and lines_done() >= LINES_MAX) then
-      answers[i] = 'more_due'
-    else
-      answers[i] = decide(command)
+  for i = 1, #commands do
+    local command = commands[i]
+    local answer = 'more_due'
+    if not (undecided[command[1]] or i > COMMANDS_MAX or (i > 1 and lines_done() >= LINES_MAX)) then
+      answer = decide(command)
     end
-    if answers[i] == 'more_due' then
+    if answer == 'more_due' then
       undecided[command[1]] = true
     end
+    answers[i] = answer
   end
   return answers
 end

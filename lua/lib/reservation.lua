@@ -10,8 +10,10 @@ local NO_PARTS = cmsgpack.pack(nil)
 local CHECKSUM_BYTES = 8
 local lines_read = 0 -- of all reservations looked at in this call
 
-local function is_count(n)
-  return type(n) == 'number' and n >= 0 and n % 1 == 0
+local type = type
+
+local function is_quantity(n)
+  return type(n) == 'number' and n >= 1 and n % 1 == 0
 end
 
 -- With its checksum: what carries a right one was written by these scripts, so it can be copied into

@@ -12,7 +12,7 @@ local function check_wanted(commands)
   for _, command in ipairs(commands) do
     local wanted = command[4]
     for i = 3, #wanted, 3 do
-      if not (is_count(wanted[i]) and wanted[i] >= 1) then
+      if not is_quantity(wanted[i]) then
         error('quantity ' .. tostring(wanted[i]) .. ' is not 1 or more')
       end
     end

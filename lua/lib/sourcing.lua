@@ -85,7 +85,7 @@ end
 -- taken (flat: record, quantity); else nil and the short lines ({sku, location or '', requested,
 -- available}, …), or nil, nil and a sku that no movement has ever named: then nothing is taken.
 local function source(lines, given)
-  local takes, short, anywhere = {}, {}, false
+  local takes, short, anywhere = {}, nil, false
   for i = 1, #lines, 3 do
     local sku, location, quantity = lines[i], lines[i + 1], lines[i + 2]
     local s = location ~= '' and stock(sku, location)
@@ -97,6 +97,7 @@ local function source(lines, given)
     elseif location == '' then
       anywhere = true
     else
+      short = short or {}
       short[#short + 1] = {sku, location, quantity, s and math.max(s.available, 0) or 0}
     end
   end
@@ -104,11 +105,12 @@ local function source(lines, given)
     if lines[i + 1] == '' then
       local sum = source_line(lines[i], lines[i + 2], given and given[(i + 2) / 3], takes)
       if sum then
+        short = short or {}
         short[#short + 1] = {lines[i], '', lines[i + 2], sum}
       end
     end
   end
-  if #short > 0 then
+  if short then
     undo(takes)
     return nil, short
   end
