@@ -32,8 +32,8 @@ def versions() -> dict[str, str]:
         "holdfast": version("holdfast"),
         "commit": _commit(),
         "python": platform.python_version(),
-        "redis": f"{redis.name} {redis.version_text}",
-        **{name: version(name) for name in _PACKAGES},
+        "redis server": f"{redis.name} {redis.version_text}",
+        **{f"{name} (Python)": version(name) for name in _PACKAGES},
     }
 
 

@@ -24,7 +24,8 @@ def draw(figures: list[Figure], directory: Path) -> list[Path]:
         colours = ["tab:green" if each.met else "tab:red" for each in judged]
         axes.barh([each.name for each in judged], shares, color=colours)
         axes.axvline(1.0, color="black", linewidth=1)
-        axes.set_xscale("log")
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlabel("measured by target (at the line it is met; log scale)")
         axes.invert_yaxis()
         written.append(directory / "targets.png")
@@ -38,7 +39,8 @@ def draw(figures: list[Figure], directory: Path) -> list[Path]:
             axes.plot(
                 percentiles, [each.notes[p] for p in percentiles], marker="o", label=each.name
             )
-        axes.set_yscale("log")
+        axes.set_yscale("log", base=2)
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.set_ylabel("ms, from the intended start")
         axes.grid(True, which="both", alpha=0.3)
         axes.legend()
