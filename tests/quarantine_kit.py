@@ -13,8 +13,6 @@ from engine.events import Event, from_json
 from engine.settings import Settings
 from persister import database
 from persister.audit import audit
-from persister.persister import connect_redis
-from persister.reconcile import reconcile
 from tests.running import environment, eventually, holdfast, rows
 
 OUTBOX = keys.outbox(0)
@@ -84,16 +82,6 @@ def check_audit(settings: Settings) -> None:
         assert audit(connection).findings == []
     times = [event.at_ms for event in events(settings)]
     assert times == sorted(times)
-
-
-def check_clean(settings: Settings) -> None:
-    """Audit and reconciliation find nothing."""
-    check_audit(settings)
-    with (
-        database.connect(settings.postgres_url) as connection,
-        connect_redis(settings.redis_url) as redis,
-    ):
-        assert reconcile(redis, connection).differences == []
 
 
 def damage(redis: Redis, seqs: set[int], raw: bytes = b"\xc1 nonsense") -> dict[int, bytes]:

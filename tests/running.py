@@ -16,6 +16,7 @@ from threading import Thread
 from typing import Any
 
 import httpx
+import msgspec
 import psycopg
 import pytest
 
@@ -24,7 +25,10 @@ from api.servers import find_redis_binaries, free_port
 from engine.partitions import open_partition, read_head, read_server
 from engine.scripts import Scripts
 from engine.settings import Settings
+from persister import database
+from persister.audit import audit
 from persister.persister import Persister, connect_redis
+from persister.reconcile import reconcile
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NO_POSTGRES = "postgresql://postgres@127.0.0.1:1/postgres"
@@ -100,6 +104,16 @@ def wait_for_ledger(settings: Settings, within_s: float = 60.0) -> None:
             lambda: ledger_seq(settings) == read_head(redis, 0).position[1],
             within_s,
         )
+
+
+def check_clean(settings: Settings) -> None:
+    """Redis and the ledger agree, and the ledger proves itself."""
+    with (
+        database.connect(settings.postgres_url) as connection,
+        connect_redis(settings.redis_url) as redis,
+    ):
+        assert reconcile(redis, connection).differences == []
+        assert msgspec.to_builtins(audit(connection).findings) == []
 
 
 @contextmanager

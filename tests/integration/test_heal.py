@@ -8,15 +8,20 @@ from collections.abc import Callable
 import pytest
 from kit import Partition, confirm, extend, move, release, reserve
 from redis import Redis
-from running import eventually, is_open, on_one_redis, persisting, rows, wait_for_ledger
+from running import (
+    check_clean,
+    eventually,
+    is_open,
+    on_one_redis,
+    persisting,
+    rows,
+    wait_for_ledger,
+)
 
 from engine import keys
 from engine.scripts import Scripts
 from engine.settings import Settings
-from persister import database, rebuild
-from persister.audit import audit
-from persister.persister import connect_redis
-from persister.reconcile import reconcile
+from persister import rebuild
 
 HEAD = keys.head(0)
 
@@ -51,15 +56,6 @@ def put_back(redis: Redis, data: Data) -> None:
     for name, (value, ttl_ms) in data.items():
         redis.restore(name, ttl_ms, value)
     redis.hset(HEAD, "run_id", "0" * 40)
-
-
-def check_clean(settings: Settings) -> None:
-    with (
-        database.connect(settings.postgres_url) as connection,
-        connect_redis(settings.redis_url) as redis,
-    ):
-        assert reconcile(redis, connection).differences == []
-        assert audit(connection).findings == []
 
 
 def told(p: Partition) -> dict[str, object]:

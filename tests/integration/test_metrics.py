@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import struct
-import uuid
 
 import httpx
-import msgspec
 import psycopg
 import pytest
+from kafka_kit import relaying, through_kafka
 from kit import Partition, release, reserve
 from metrics_kit import look, numbers, reconcile
 from redis import Redis
@@ -21,7 +20,6 @@ from engine.events import read_entry
 from engine.settings import Settings
 from persister import database
 from persister.ledger import Ledger
-from tests.integration.test_relay import relaying
 
 pytestmark = pytest.mark.anyio
 
@@ -128,9 +126,7 @@ async def test_events_of_one_call_are_one_entry_and_the_ledger_may_have_a_part_o
 async def test_with_kafka_the_relay_and_the_persister_have_a_lag_each(
     settings: Settings, redis: Redis, kafka_bootstrap: str
 ) -> None:
-    settings = msgspec.structs.replace(
-        settings, kafka_bootstrap=kafka_bootstrap, kafka_topic=f"test.{uuid.uuid4().hex}"
-    )
+    settings = through_kafka(settings, kafka_bootstrap)
     shop = Partition(redis)
     shop.receive("tea", 100)
     happened_before(redis, 7200)

@@ -18,18 +18,25 @@ from engine.settings import Settings
 from persister import database, quarantine, sieve
 from persister.kafka import KafkaSource, ensure_topic
 from persister.ledger import Ledger
-from tests.kafka_kit import messages, produce, relaying
+from tests.kafka_kit import messages, produce, relaying, through_kafka
 from tests.kit import Partition, reserve
 from tests.quarantine_kit import (
     check_audit,
-    check_clean,
     discards,
     events,
     listed,
     stopped_at,
     wait_until_stopped,
 )
-from tests.running import eventually, ledger_seq, on_one_redis, persisting, rows, wait_for_ledger
+from tests.running import (
+    check_clean,
+    eventually,
+    ledger_seq,
+    on_one_redis,
+    persisting,
+    rows,
+    wait_for_ledger,
+)
 
 pytestmark = on_one_redis
 JUNK, OTHER = b"junk", b'{"version":1,"order":"a stranger\'s"}'
@@ -37,13 +44,8 @@ EVENTS = 5
 
 
 @pytest.fixture
-def settings(redis, redis_server, postgres_url, kafka_bootstrap) -> Settings:
-    return Settings(
-        redis_url=redis_server.url,
-        postgres_url=postgres_url,
-        kafka_bootstrap=kafka_bootstrap,
-        kafka_topic=f"test.{uuid.uuid4().hex}",
-    )
+def settings(settings, kafka_bootstrap) -> Settings:
+    return through_kafka(settings, kafka_bootstrap)
 
 
 Stream = Sequence[int | bytes | tuple[int, Callable[[bytes], bytes]]]

@@ -23,7 +23,6 @@ from persister.sources import OutboxSource
 from tests.quarantine_kit import (
     OUTBOX,
     check_audit,
-    check_clean,
     cli,
     damage,
     discard,
@@ -33,6 +32,7 @@ from tests.quarantine_kit import (
     stopped_at,
     wait_until_stopped,
 )
+from tests.running import check_clean
 
 pytestmark = on_one_redis
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import uuid
-
 import msgspec
 import pytest
 
 from engine import keys
 from engine.events import from_json
 from engine.settings import Settings
-from tests.kafka_kit import messages, relaying
+from tests.kafka_kit import messages, relaying, through_kafka
 from tests.kit import Partition, reserve
 from tests.quarantine_kit import (
     check_audit,
-    check_clean,
     cli,
     discard,
     discards,
@@ -22,19 +19,21 @@ from tests.quarantine_kit import (
     stopped_at,
     wait_until_stopped,
 )
-from tests.running import eventually, ledger_seq, on_one_redis, persisting, wait_for_ledger
+from tests.running import (
+    check_clean,
+    eventually,
+    ledger_seq,
+    on_one_redis,
+    persisting,
+    wait_for_ledger,
+)
 
 pytestmark = on_one_redis
 
 
 @pytest.fixture
-def settings(redis, redis_server, postgres_url, kafka_bootstrap) -> Settings:
-    return Settings(
-        redis_url=redis_server.url,
-        postgres_url=postgres_url,
-        kafka_bootstrap=kafka_bootstrap,
-        kafka_topic=f"test.{uuid.uuid4().hex}",
-    )
+def settings(settings, kafka_bootstrap) -> Settings:
+    return through_kafka(settings, kafka_bootstrap)
 
 
 def test_given_an_entry_the_relay_can_not_read_then_it_is_handed_on_and_handled_there(

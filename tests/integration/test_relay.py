@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
-
 import msgspec
 import psycopg
 import pytest
@@ -15,16 +13,14 @@ from engine.events import Event, from_json
 from engine.partitions import read_head
 from engine.settings import Settings
 from persister import database
-from persister.audit import audit
 from persister.kafka import ensure_topic
 from persister.ledger import Ledger
 from persister.outbox import Outbox
-from persister.persister import connect_redis
-from persister.reconcile import reconcile
 from persister.relay import Relay
-from tests.kafka_kit import messages, produce, relaying
+from tests.kafka_kit import messages, produce, relaying, through_kafka
 from tests.kit import Partition
 from tests.running import (
+    check_clean,
     eventually,
     is_open,
     ledger_seq,
@@ -38,13 +34,8 @@ pytestmark = on_one_redis
 
 
 @pytest.fixture
-def settings(redis, redis_server, postgres_url, kafka_bootstrap) -> Settings:
-    return Settings(
-        redis_url=redis_server.url,
-        postgres_url=postgres_url,
-        kafka_bootstrap=kafka_bootstrap,
-        kafka_topic=f"test.{uuid.uuid4().hex}",
-    )
+def settings(settings, kafka_bootstrap) -> Settings:
+    return through_kafka(settings, kafka_bootstrap)
 
 
 def filled(redis, holds: int = 50) -> Partition:
@@ -58,15 +49,6 @@ def filled(redis, holds: int = 50) -> Partition:
 def event(seq: int, **changes) -> Event:
     made = Event(version=1, partition=0, epoch=1, seq=seq, type="extend", at_ms=seq, deadline_ms=9)
     return msgspec.structs.replace(made, **changes)
-
-
-def check_clean(settings: Settings) -> None:
-    with (
-        database.connect(settings.postgres_url) as connection,
-        connect_redis(settings.redis_url) as redis,
-    ):
-        assert reconcile(redis, connection).differences == []
-        assert audit(connection).findings == []
 
 
 def stopped(settings: Settings) -> str:

@@ -5,25 +5,20 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event as Flag
 from threading import Thread
 
-import msgspec
 import pytest
-from kafka_kit import relaying
+from kafka_kit import relaying, through_kafka
 from kit import Partition, confirm, move, release, reserve
-from running import eventually, ledger_seq, persisting, rows, wait_for_ledger
+from running import check_clean, eventually, ledger_seq, persisting, rows, wait_for_ledger
 
 from api.servers import RedisServer, find_redis_binaries
 from engine import keys
 from engine.settings import Settings
-from persister import database
-from persister.audit import audit
 from persister.persister import connect_redis
-from persister.reconcile import reconcile
 
 STOCK = 30_000
 
@@ -40,12 +35,8 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisServ
 
 @pytest.fixture
 def settings(server: RedisServer, postgres_url: str, kafka_bootstrap: str) -> Settings:
-    return Settings(
-        redis_url=server.url,
-        postgres_url=postgres_url,
-        kafka_bootstrap=kafka_bootstrap,
-        kafka_topic=f"test.{uuid.uuid4().hex}",
-    )
+    direct = Settings(redis_url=server.url, postgres_url=postgres_url)
+    return through_kafka(direct, kafka_bootstrap)
 
 
 def append_only_file(server: RedisServer) -> Path:
@@ -129,8 +120,6 @@ def test_given_an_append_only_file_cut_by_its_last_second_then_it_heals_and_sell
             late.start()
             late.join()
             wait_for_ledger(settings)
-            with database.connect(settings.postgres_url) as connection:
-                assert reconcile(redis, connection).differences == []
-                assert msgspec.to_builtins(audit(connection).findings) == []
+            check_clean(settings)
     sold = "SELECT -sum(on_hand_delta), sum(held_delta) FROM movements WHERE type <> 'receive'"
     assert sum(rows(settings.postgres_url, sold)[0]) == STOCK
