@@ -10,8 +10,6 @@ from pathlib import Path
 import click
 import msgspec
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from api.servers import ServerError
 from bench import engine, http, memory, peers, pipeline
@@ -19,6 +17,7 @@ from bench.figures import Figure, say
 from bench.machine import machine, versions
 from bench.place import BenchError
 from bench.report import draw, write_report
+from bench.table import print_table
 
 #: Each part's figures of (seconds, repeats).
 PARTS: dict[str, Callable[[float, int], list[Figure]]] = {
@@ -80,52 +79,3 @@ def main(
     print_table(figures, Console())
     say(f"measured in {time.monotonic() - began_s:.0f} s")
     sys.exit(1 if any(each.audit is False for each in figures) else 0)
-
-
-def print_table(figures: list[Figure], console: Console) -> None:
-    """Target, measured, verdict, a line a figure."""
-    if not console.is_terminal:
-        console.width = 200
-    table = Table("figure", "measured", "unit", "min–max", "baseline", "ratio", "target", "verdict")
-    for each in figures:
-        cells = (each.name, *cells_of(each))
-        table.add_row(*[Text(cell) for cell in cells])
-    console.print(table, highlight=False)
-    for each in figures:
-        for finding in each.findings:
-            console.print(Text(f"{each.name}: {finding}"))
-        if each.why:
-            console.print(Text(f"{each.name}: {each.why}"))
-
-
-def cells_of(each: Figure) -> tuple[str, ...]:
-    """Measured, unit, range, baseline, ratio, target and verdict as text."""
-    spread = (
-        "" if each.min is None or each.max is None else f"{number(each.min)}–{number(each.max)}"
-    )
-    sign = "≤" if each.at_most else "≥"
-    times = " ×" if each.ratio is not None else ""
-    target = "" if each.target is None else f"{sign} {number(each.target)}{times}"
-    return (
-        number(each.value),
-        each.unit,
-        spread,
-        number(each.baseline),
-        "" if each.ratio is None else f"{each.ratio:.2f} ×",
-        target,
-        verdict(each),
-    )
-
-
-def number(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:,.2f}".rstrip("0").rstrip(".")
-
-
-def verdict(each: Figure) -> str:
-    if each.audit is False:
-        return "AUDIT FAILED"
-    if each.value is None:
-        return "not measured"
-    return {None: "", True: "met", False: "missed"}[each.met]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.figures import Figure
+from bench.table import cells_of
 
 
 def draw(figures: list[Figure], directory: Path) -> list[Path]:
@@ -65,8 +66,6 @@ def write_report(
     figures: list[Figure],
 ) -> None:
     """bench/REPORT.md: the latest figures and how to repeat them."""
-    from bench.main import cells_of
-
     head = "| figure | measured | unit | min–max | baseline | ratio | target | verdict |"
     rows = [f"| `{f.name}` | {' | '.join(cells_of(f))} |" for f in figures]
     what = [f"* `{f.name}`: {f.what}.{' ' + f.why if f.why else ''}" for f in figures if f.what]
