@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
-import httpx
 import msgspec
 import psycopg
 import pytest
@@ -15,7 +12,6 @@ from kafka_kit import relaying, through_kafka
 from kit import HELD, Partition, confirm, extend, move, release, reserve
 from redis import Redis
 from running import (
-    Up,
     check_clean,
     environment,
     eventually,
@@ -377,30 +373,3 @@ def test_on_the_command_line(settings: Settings, sold: Partition, into: str) -> 
     told = json.loads(done.stdout)
     assert (told["seq"], told["live_reservations"]) == (sold.seq(), 3)
     assert is_open(into)
-
-
-def test_given_a_stack_whose_redis_data_is_gone_then_up_says_so_and_the_runbook_brings_it_back(
-    tmp_path: Path,
-) -> None:
-    up = Up(tmp_path / "data")
-    up.start()
-    reserved = {"order_id": "o", "reservation_id": "r", "lines": [{"sku": "tea", "quantity": 2}]}
-    delivery = {"type": "receive", "sku": "tea", "location": "MAIN", "quantity": 5}
-    for path, body in (
-        ("movements", {"movement_id": "m", **delivery}),
-        ("reservations", reserved),
-    ):
-        assert httpx.post(f"{up.url}/v1/{path}", json=body, trust_env=False).status_code == 201
-    assert up.stop() == 0
-    shutil.rmtree(up.data_dir / "redis")
-    up.launch()
-    eventually("it says why", lambda: "rebuild it with 'holdfast restore'" in up.output.read_text())
-    assert not up.ready()
-    done = holdfast("restore", "--into", up.state()["redis_url"], "--data-dir", str(up.data_dir))
-    assert done.returncode == 0, done.stderr
-    eventually("it is ready", up.ready)
-    answer = httpx.get(f"{up.url}/v1/reservations/r", trust_env=False).json()
-    assert (answer["status"], answer["lines"][0]["quantity"]) == ("held", 2)
-    reconciled = holdfast("reconcile", "--data-dir", str(up.data_dir))
-    assert reconciled.returncode == 0, reconciled.stdout
-    assert up.stop() == 0
