@@ -12,7 +12,7 @@ import logging
 from redis import Redis
 
 from engine.errors import PartitionStopped
-from engine.events import Event
+from engine.events import DISCARD, Event
 from engine.partitions import Head, read_head
 from engine.scripts import Scripts
 from engine.settings import Settings
@@ -93,15 +93,17 @@ def _why_not(connection: Connection, partition: int, head: Head) -> str:
             " 'Redis is gone')"
         )
     place = {"partition": partition, "epoch": epoch, "seq": seq}
-    last = connection.execute(QUERIES["event_up_to"], place).fetchone() or (0, 0, 0)
+    last = connection.execute(QUERIES["event_up_to"], place).fetchone() or (0, 0, 0, "")
     not_earlier = (
         "it is no earlier state of this ledger (docs/operations.md, 'Redis is behind the ledger')"
     )
     if last[1] != seq:
         return f"{not_earlier}: that has no event {epoch}-{seq}"
     last_ms = int(head.last_ms) if head.last_ms.isdecimal() else None
-    # Head's clock is the last event's time, or that of an opening after it.
-    if last_ms is not None and (last_ms < last[2] or (last_ms > last[2] and epoch == last[0])):
+    # Head's clock is the last event's time, or that of an opening after it. Of a discarded event nobody
+    # knows the time.
+    is_told = last_ms is not None and last[3] != DISCARD
+    if is_told and (last_ms < last[2] or (last_ms > last[2] and epoch == last[0])):
         return f"{not_earlier}: its clock is at {last_ms}, the ledger's event {epoch}-{seq} of {last[2]}"
     return ""
 

@@ -201,7 +201,7 @@ class _Restore:
         """
         settings, connection = self._settings, self._connection
         seconds, _ = self._redis.time()
-        (_, _, last_ms) = self._row(
+        (_, _, last_ms, _) = self._row(
             "event_up_to", epoch=self._position.epoch, seq=self._position.seq
         )
         now_ms = max(int(seconds) * 1000, last_ms)  # a partition's clock never runs back

@@ -283,7 +283,7 @@ SELECT reconciliation_id, partition, started_at, finished_at, duration_ms, check
 FROM reconciliations ORDER BY reconciliation_id DESC LIMIT 1
 
 -- name: event_up_to
-SELECT epoch, seq, (extract(epoch FROM occurred_at) * 1000)::bigint FROM events
+SELECT epoch, seq, (extract(epoch FROM occurred_at) * 1000)::bigint, type FROM events
 WHERE partition = %(partition)s AND (epoch, seq) <= (%(epoch)s, %(seq)s)
 ORDER BY epoch DESC, seq DESC LIMIT 1
 

@@ -19,9 +19,11 @@ from running import (
 )
 
 from engine import keys
+from engine.events import DISCARD, Event
 from engine.scripts import Scripts
 from engine.settings import Settings
-from persister import rebuild
+from persister import database, rebuild
+from persister.ledger import Ledger
 
 HEAD = keys.head(0)
 
@@ -139,6 +141,33 @@ def test_given_a_full_redis_then_it_is_healed_all_the_same(
     with persisting(settings):
         assert told(p) == after
         assert p.one(release("second-d")).status == "released"
+
+
+def test_given_a_cut_at_an_event_that_was_discarded_then_its_time_is_not_asked_for(
+    settings: Settings, sold: tuple[Partition, Data, Data]
+) -> None:
+    """The ledger tells a discarded event by a time that is not its own."""
+    p, _, _ = sold
+    p.receive("tea", 1)
+    at_cut, head = p.seq(), p.head()
+    p.redis.delete(keys.outbox(0))
+    discards = [
+        Event(
+            version=1,
+            partition=0,
+            epoch=int(head["epoch"]),
+            seq=at_cut + number,
+            type=DISCARD,
+            at_ms=int(head["last_ms"]) + 1_000,
+            reason="discarded by the test",
+        )
+        for number in (0, 1)
+    ]
+    with database.connect(settings.postgres_url) as connection:
+        Ledger(connection, 0).write(discards)
+    put_back(p.redis, snapshot(p.redis))
+    with persisting(settings):
+        assert (p.seq(), int(p.head()["epoch"])) == (at_cut + 1, int(head["epoch"]) + 1)
 
 
 Change = Callable[[Redis, Data], None]
