@@ -65,7 +65,7 @@ def sell(p: Partition, name: str) -> None:
     p.one(confirm(f"{name}-c", ("tea", 1, "X"), request_id="parcel"))
     for each in ("c", "d", "f"):
         p.one(extend(f"{name}-{each}", 3_600_000))
-    p.make_due(f"{name}-e")
+    p.make_due(f"{name}-split")  # the last to be held: no other deadline of a minute is later
     p.expire()
 
 
