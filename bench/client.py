@@ -12,11 +12,10 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from itertools import count
-from pathlib import Path
 
 import msgspec
-import uvloop
 
+from bench.child import serve
 from engine.engine import Engine
 from engine.model import Confirm, GetStock, Line, Reserve
 from engine.settings import Settings
@@ -143,13 +142,5 @@ async def run(orders: Orders) -> tuple[Done, list[str]]:
     return Done(sum(counts), seconds, client.other), client.acknowledged
 
 
-def main() -> None:
-    orders = msgspec.json.decode(sys.stdin.readline(), type=Orders)
-    done, acknowledged = uvloop.run(run(orders))
-    if orders.acknowledged:
-        Path(orders.acknowledged).write_text("".join([f"{each}\n" for each in acknowledged]))
-    print(msgspec.json.encode(done).decode(), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    serve(Orders, run)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
-import sys
 from itertools import count
 from typing import Any
 
 import msgspec
 
+from bench import child
 from bench.client import Done, Orders
 from bench.figures import Figure, Run, figure, in_turn, not_measured, say
 from bench.place import (
-    REPOSITORY,
     BenchError,
     Place,
     Process,
@@ -150,12 +149,10 @@ class Work:
         self._persister.hold_back()
         clients = [self._client(work, number, orders) for number in range(CLIENTS)]
         for _, process in clients:
-            _tell(process, "go")
+            child.go(process)
         done, acknowledged, findings = 0.0, [], []
         for path, process in clients:
-            told, _ = process.communicate(timeout=self._seconds + 60)
-            if process.returncode:
-                raise BenchError("a client process has failed; its words stand above")
+            told = child.told(process, self._seconds + 60)
             result = msgspec.json.decode(told, type=Done)
             done += result.count / result.seconds
             acknowledged += path.read_text().split()
@@ -173,13 +170,6 @@ class Work:
     def _client(self, work: str, number: int, orders: dict[str, Any]) -> Any:
         run = f"{next(_runs)}-{number}"
         path = self._place.directory / f"acknowledged-{run}"
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bench.client"],
-            cwd=REPOSITORY,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
         wanted = Orders(
             redis_url=self._place.redis_server.url,
             work=work,
@@ -188,13 +178,4 @@ class Work:
             acknowledged=str(path),
             **orders,
         )
-        _tell(process, msgspec.json.encode(wanted).decode())
-        if process.stdout is None or process.stdout.readline() != "ready\n":
-            raise BenchError("a client process could not begin; its words stand above")
-        return path, process
-
-
-def _tell(process: subprocess.Popen[str], line: str) -> None:
-    assert process.stdin is not None
-    process.stdin.write(line + "\n")
-    process.stdin.flush()
+        return path, child.start("bench.client", wanted)

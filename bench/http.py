@@ -26,6 +26,7 @@ import uvloop
 from api import replay
 from api.orders import read_plan
 from api.servers import free_port
+from bench import child
 from bench.figures import Figure, Run, figure, in_turn, say
 from bench.http_client import Done, Orders
 from bench.place import (
@@ -276,19 +277,6 @@ class Service:
 
 
 def _generate(orders: Orders) -> Done:
-    process: subprocess.Popen[str] = subprocess.Popen(
-        [sys.executable, "-m", "bench.http_client"],
-        cwd=REPOSITORY,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin is not None and process.stdout is not None
-    process.stdin.write(msgspec.json.encode(orders).decode() + "\n")
-    process.stdin.flush()
-    if process.stdout.readline() != "ready\n":
-        raise BenchError("the load generator could not begin; its words stand above")
-    told, _ = process.communicate("go\n", timeout=orders.seconds + 90)
-    if process.returncode:
-        raise BenchError("the load generator has failed; its words stand above")
-    return msgspec.json.decode(told, type=Done)
+    process = child.start("bench.http_client", orders)
+    child.go(process)
+    return msgspec.json.decode(child.told(process, orders.seconds + 90), type=Done)

@@ -14,13 +14,13 @@ import sys
 import time
 from collections import deque
 from itertools import count
-from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
 
 import msgspec
-import uvloop
 from hdrh.histogram import HdrHistogram
+
+from bench.child import serve
 
 LONGEST_US = 60_000_000
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
@@ -226,13 +226,5 @@ async def _pace(load: Load, began_s: float) -> None:
             await asyncio.sleep(0)  # behind: answers have to be read all the same
 
 
-def main() -> None:
-    orders = msgspec.json.decode(sys.stdin.readline(), type=Orders)
-    done, acknowledged = uvloop.run(run(orders))
-    if orders.acknowledged:
-        Path(orders.acknowledged).write_text("".join([f"{each}\n" for each in acknowledged]))
-    print(msgspec.json.encode(done).decode(), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    serve(Orders, run)
