@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, groupby
 from typing import Any
 
 import msgspec
@@ -25,6 +25,8 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, Respon
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from engine.model import Command, Outcome
+from engine.parts import Group, Operation, Part, Submission
+from engine.reservations import Wire
 from engine.scripts import Scripts
 from engine.statuses import Status
 
@@ -37,63 +39,12 @@ MORE_DUE_MAX_S = 2.0
 _encode = msgspec.msgpack.Encoder().encode
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """How commands of one type travel: which script, its other arguments, to and from its bytes.
-
-    ``encode`` raises ValueError for a command no script may see, before it can harm its neighbours.
-    ``order_key`` names what commands must keep their order on (None: any order).
-    """
-
-    script: str
-    keys: tuple[str, ...]
-    arguments: tuple[int, ...]
-    encode: Callable[[Any], object]
-    decode: Callable[[Any, Any, int], Outcome]
-    order_key: Callable[[Any], str | None]
-    lines: Callable[[Any], int]
+def pack(wires: Iterable[Wire]) -> bytes:
+    """The commands of one call: their values, one after the other."""
+    return _encode(list(chain.from_iterable(wires)))
 
 
-class _Submission:
-    """Commands handed in together; the future gets all their outcomes at once, in order."""
-
-    __slots__ = ("future", "left", "outcomes")
-
-    def __init__(self, future: asyncio.Future[list[Outcome]], count: int) -> None:
-        self.future = future
-        self.outcomes: list[Outcome | None] = [None] * count
-        self.left = count
-
-    def settle(self, index: int, outcome: Outcome) -> None:
-        if self.outcomes[index] is not None:
-            return
-        self.outcomes[index] = outcome
-        self.left -= 1
-        if self.left == 0 and not self.future.done():
-            self.future.set_result(self.outcomes)  # type: ignore[arg-type]
-
-
-class _Pending:
-    """One command on its way."""
-
-    __slots__ = ("command", "give_up_at", "index", "key", "operation", "submission", "wire")
-
-    def __init__(
-        self, operation: Operation, command: Command, submission: _Submission, index: int
-    ) -> None:
-        self.operation = operation
-        self.command = command
-        self.submission = submission
-        self.index = index
-        self.wire = operation.encode(command)
-        self.key = operation.order_key(command)
-        self.give_up_at = 0.0
-
-    def settle(self, outcome: Outcome) -> None:
-        self.submission.settle(self.index, outcome)
-
-
-_Step = dict[str, list[_Pending]]
+_Step = dict[str, Group]
 
 
 class Batcher:
@@ -110,10 +61,10 @@ class Batcher:
         self._redis = redis
         self._scripts = scripts
         self._operations = operations
-        self._by_script = {operation.script: operation for operation in operations.values()}
+        self._in_order = [operation.script for operation in operations.values()]
         self._unavailable_after_s = unavailable_after_ms / 1000
-        self._queue: deque[_Pending] = deque()
-        self._busy: dict[str, list[_Pending]] = {}  # order key → the group it travels in
+        self._queue: deque[Part] = deque()
+        self._in_flight: list[Group] = []
         self._limits: dict[str, int] = {}  # script → commands it is sent in one call
         self._tasks: set[asyncio.Task[None]] = set()
         self._scheduled = False
@@ -125,15 +76,16 @@ class Batcher:
         and their outcome forgotten. ValueError: a command no script may see; none was handed in.
         """
         loop = asyncio.get_running_loop()
-        submission = _Submission(loop.create_future(), len(commands))
-        operations = self._operations
-        self._queue.extend(
-            [
-                _Pending(operations[type(command)], command, submission, index)
-                for index, command in enumerate(commands)
-            ]
-        )
-        if not commands:
+        submission = Submission(loop.create_future(), len(commands))
+        parts, start = [], 0
+        for kind, alike in groupby(commands, type):
+            operation, same = self._operations[kind], list(alike)
+            stop = start + len(same)
+            wires = [operation.encode(command) for command in same]
+            parts.append(Part(operation, submission, range(start, stop), same, wires))
+            start = stop
+        self._queue += parts
+        if not parts:
             submission.future.set_result([])
         elif not self._scheduled:
             self._scheduled = True
@@ -152,6 +104,7 @@ class Batcher:
             step = self._next_step()
             if not step:
                 return
+            self._in_flight += step.values()
             task = asyncio.get_running_loop().create_task(self._run(step))
             self._tasks.add(task)
             task.add_done_callback(self._finished)
@@ -161,97 +114,117 @@ class Batcher:
         self._pump()
 
     def _next_step(self) -> _Step:
+        """As much of the queue as one step may take, first come first served; what has to wait stays
+        at the head of the queue, in order."""
         step: _Step = {}
-        commands = lines = 0
-        waiting: list[_Pending] = []
+        room, lines_left = COMMANDS_MAX, LINES_MAX
+        waiting: list[Part] = []
         waiting_keys: set[str] = set()
-        queue, busy = self._queue, self._busy
-        while queue and commands < COMMANDS_MAX:
-            pending = queue.popleft()
-            if pending.submission.future.done():
+        queue = self._queue
+        while queue and room:
+            part = queue.popleft()
+            script = part.operation.script
+            if part.submission.future.done():
                 continue
-            script, key = pending.operation.script, pending.key
             group = step.get(script)
-            full = group is not None and len(group) >= self._limits.get(script, COMMANDS_MAX)
-            if full or (
-                key is not None
-                and (key in waiting_keys or (key in busy and busy[key] is not group))
-            ):
-                waiting.append(pending)
-                if key is not None:
-                    waiting_keys.add(key)
+            if not self._may_go(part, waiting_keys, group, step):
+                if len(part) > 1:
+                    queue.extendleft(reversed(part.singles()))
+                else:
+                    waiting.append(part)
+                    waiting_keys.update(part.order_keys)
                 continue
-            lines += pending.operation.lines(pending.command)
-            if lines > LINES_MAX and commands:
-                queue.appendleft(pending)
+            group = group or Group(part.operation)
+            limit = min(room, self._limits.get(script, COMMANDS_MAX) - group.count)
+            count, lines = part.fitting(lines_left)
+            if count == 0 and not step:
+                count = 1  # more lines than a call may have, but the script decides one at least
+            if count == 0:
+                queue.appendleft(part)
                 break
-            commands += 1
-            if group is None:
-                group = step[script] = []
-            group.append(pending)
-            if key is not None:
-                busy[key] = group
+            taken = min(count, limit)
+            if taken < len(part):
+                rest = part.between(taken, len(part))
+                waiting.append(rest)
+                waiting_keys.update(rest.order_keys)
+                part = part.between(0, taken)
+            if taken:
+                step[script] = group
+                group.add(part)
+                room -= taken
+                lines_left -= lines
         queue.extendleft(reversed(waiting))
         return step
 
+    def _may_go(self, part: Part, waiting_keys: set[str], group: Group | None, step: _Step) -> bool:
+        """Would it overtake nothing: is no id of it waiting, in another step, or in another script of
+        this one?"""
+        ids = part.order_keys
+        if not ids:
+            return True
+        others = [other for other in step.values() if other is not group]
+        return waiting_keys.isdisjoint(ids) and all(
+            other.order_keys.isdisjoint(ids) for other in (*self._in_flight, *others)
+        )
+
     async def _run(self, step: _Step) -> None:
-        undecided: list[_Pending] = []
+        undecided: list[Part] = []
+        replies: dict[str, Any] = {}
         try:
             replies = await self._send(step)
-            for script, pendings in step.items():
-                self._settle(script, pendings, replies[script], undecided)
+            for script, group in step.items():
+                self._settle(group, replies[script], undecided)
         except Exception:
             # A mistake of ours must not leave anybody waiting for ever: the outcome is unknown.
             log.exception("a step failed")
-            replies = {}
-            for pending in [pending for pendings in step.values() for pending in pendings]:
-                pending.settle(Outcome(status=Status.UNAVAILABLE))
-        for pendings in step.values():
-            for pending in pendings:
-                if pending.key is not None:
-                    self._busy.pop(pending.key, None)
+            undecided.clear()
+            for part in [part for group in step.values() for part in group.parts]:
+                part.give_up()
+        for group in step.values():
+            self._in_flight.remove(group)
         self._queue.extendleft(reversed(undecided))
         if any(reply is Status.UNAVAILABLE for reply in replies.values()):
             self._give_up_waiting()
 
-    def _settle(
-        self, script: str, pendings: list[_Pending], reply: Any, undecided: list[_Pending]
-    ) -> None:
+    def _settle(self, group: Group, reply: Any, undecided: list[Part]) -> None:
         if isinstance(reply, Status):
-            outcome = Outcome(status=reply)
-            for pending in pendings:
-                pending.settle(outcome)
+            for part in group.parts:
+                part.settle_all(reply)
             return
         now_ms, answers, damaged = reply
         if damaged:
             log.error("records that can't be read were passed over: %s", damaged)
-        waiting: list[_Pending] = []
-        for pending, answer in zip(pendings, answers, strict=True):
-            if answer == b"more_due":
-                waiting.append(pending)
-            else:
-                pending.settle(_decoded(pending, answer, now_ms))
+        if len(answers) != group.count:
+            raise ValueError(f"{len(answers)} answers to {group.count} commands")
+        waiting: list[Part] = []
+        some_wait, start = b"more_due" in answers, 0
+        for part in group.parts:
+            own = answers[start : start + len(part)]
+            start += len(part)
+            for piece, answered in _decided(part, own, waiting) if some_wait else [(part, own)]:
+                piece.settle(_decoded(piece, answered, now_ms))
         # What came back undecided was too much for one call: send less next time, until one goes whole.
-        limit = max(1, len(pendings) // 2) if len(waiting) > 1 else COMMANDS_MAX
-        self._limits[script] = limit
+        count = sum(map(len, waiting))
+        limit = max(1, group.count // 2) if count > 1 else COMMANDS_MAX
+        self._limits[group.operation.script] = limit
         if waiting:
             self._ask_again(waiting, undecided)
 
     @staticmethod
-    def _ask_again(waiting: list[_Pending], undecided: list[_Pending]) -> None:
+    def _ask_again(waiting: list[Part], undecided: list[Part]) -> None:
         """Put them first in the next step. Only the first was really tried, so only its time runs."""
         first, mono_s = waiting[0], asyncio.get_running_loop().time()
         first.give_up_at = first.give_up_at or mono_s + MORE_DUE_MAX_S
         if mono_s >= first.give_up_at:
-            first.settle(Outcome(status=Status.UNAVAILABLE))
+            first.settle_all(Status.UNAVAILABLE)
             waiting = waiting[1:]
         undecided += waiting
 
     def _give_up_waiting(self) -> None:
         """Whoever waits behind a server that doesn't answer is told now, not after its own wait."""
         waiting, self._queue = self._queue, deque()
-        for pending in waiting:
-            pending.settle(Outcome(status=Status.UNAVAILABLE))
+        for part in waiting:
+            part.settle_all(Status.UNAVAILABLE)
 
     async def _send(self, step: _Step) -> dict[str, Any]:
         """The reply of each script, or the status that stands for all its commands.
@@ -262,8 +235,8 @@ class Batcher:
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._unavailable_after_s
         calls = {
-            script: _encode([pending.wire for pending in step[script]])
-            for script in self._by_script
+            script: pack(chain.from_iterable([part.wires for part in step[script].parts]))
+            for script in self._in_order
             if script in step
         }
         replies: dict[str, Any] = dict.fromkeys(calls, Status.UNAVAILABLE)
@@ -272,7 +245,7 @@ class Batcher:
         while calls:
             try:
                 async with asyncio.timeout_at(give_up_at):
-                    answered = await self._call(calls)
+                    answered = await self._call(step, calls)
             except (RedisError, TimeoutError, OSError) as error:
                 log.warning("Redis did not answer: %s", error)
                 unanswered.update(calls)
@@ -292,18 +265,18 @@ class Batcher:
             pause_s *= 2
         return replies
 
-    async def _call(self, calls: dict[str, bytes]) -> dict[str, Any]:
-        answered = await self._pipeline(calls)
+    async def _call(self, step: _Step, calls: dict[str, bytes]) -> dict[str, Any]:
+        answered = await self._pipeline(step, calls)
         forgotten = [s for s, reply in answered.items() if isinstance(reply, NoScriptError)]
         if forgotten:
             await self._scripts.load(self._redis)
-            answered |= await self._pipeline({script: calls[script] for script in forgotten})
+            answered |= await self._pipeline(step, {script: calls[script] for script in forgotten})
         return answered
 
-    async def _pipeline(self, calls: dict[str, bytes]) -> dict[str, Any]:
+    async def _pipeline(self, step: _Step, calls: dict[str, bytes]) -> dict[str, Any]:
         pipe = self._redis.pipeline(transaction=False)
         for script, commands in calls.items():
-            operation = self._by_script[script]
+            operation = step[script].operation
             pipe.execute_command(
                 "EVALSHA",
                 self._scripts.sha1[script],
@@ -315,12 +288,30 @@ class Batcher:
         return dict(zip(calls, await pipe.execute(raise_on_error=False), strict=True))
 
 
-def _decoded(pending: _Pending, answer: Any, now_ms: int) -> Outcome:
+def _decided(
+    part: Part, answers: list[Any], waiting: list[Part]
+) -> Iterator[tuple[Part, list[Any]]]:
+    """The commands that were decided, one by one; the others, too, are added to ``waiting``."""
+    for single, answer in zip(part.singles(), answers, strict=True):
+        if answer == b"more_due":
+            single.give_up_at = part.give_up_at
+            waiting.append(single)
+        else:
+            yield single, [answer]
+
+
+def _decoded(part: Part, answers: list[Any], now_ms: int) -> list[Outcome]:
+    decode = part.operation.decode
     try:
-        return pending.operation.decode(pending.command, answer, now_ms)
+        return [decode(c, a, now_ms) for c, a in zip(part.commands, answers, strict=True)]
     except (msgspec.MsgspecError, ValueError, LookupError, TypeError, AttributeError):
-        log.exception("the answer to %r can't be read: %r", pending.command, answer)
-        return Outcome(status=Status.UNAVAILABLE)
+        if len(part) == 1:
+            log.exception("the answer to %r can't be read: %r", part.commands[0], answers[0])
+            return [Outcome(status=Status.UNAVAILABLE)]
+    outcomes = []
+    for single, answer in zip(part.singles(), answers, strict=True):
+        outcomes += _decoded(single, [answer], now_ms)
+    return outcomes
 
 
 def _translated(script: str, reply: Any) -> Any:

@@ -13,7 +13,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, NoScriptError, RedisError, ResponseError
 
 from engine import keys, reservations, stock
-from engine.batching import Batcher, Operation
+from engine.batching import Batcher
 from engine.errors import StoreError
 from engine.model import (
     Command,
@@ -26,6 +26,7 @@ from engine.model import (
     Release,
     Reserve,
 )
+from engine.parts import Operation
 from engine.scripts import Scripts
 from engine.settings import Settings
 from engine.states import PartitionState, Place, RedisState, read_partitions, read_state
@@ -169,14 +170,7 @@ def _operations(partition: int, settings: Settings) -> dict[type, Operation]:
     kept, lifetime = settings.retention_ms, settings.lifetime_max_ms
     limits = (settings.outbox_max_events, settings.outbox_max_bytes)
 
-    def by_reservation(command: Any) -> str:
-        return str(command.reservation_id)
-
-    def by_movement(command: Movement) -> str:
-        return "movement:" + command.movement_id
-
-    def any_order(command: object) -> None:
-        return None
+    by_reservation, by_movement = "", "movement:"
 
     def lines(command: Any) -> int:
         return len(command.lines) or 1
@@ -226,7 +220,7 @@ def _operations(partition: int, settings: Settings) -> dict[type, Operation]:
             lines,
         ),
         GetReservation: Operation(
-            "reservations", head, (), res.encode_read, res.decode_read, any_order, one
+            "reservations", head, (), res.encode_read, res.decode_read, None, one
         ),
-        GetStock: Operation("stock", head, (), mov.encode_read, mov.decode_read, any_order, one),
+        GetStock: Operation("stock", head, (), mov.encode_read, mov.decode_read, None, one),
     }

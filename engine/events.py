@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from engine.reservations import STATES, Body
+from engine.reservations import STATES, Record
 from engine.statuses import State
 
 VERSION = 1
@@ -18,35 +18,33 @@ VERSION = 1
 DISCARD = "discard"
 
 
-class Reserved(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="reserve"):
-    at_ms: int
-    deadline_ms: int
-    seq: int
+class Reserved(Record, frozen=True, array_like=True, gc=False, tag="reserve"):
+    """The reservation as it is kept, and its id."""
+
     reservation_id: str
-    body: Body
+
+    @property
+    def at_ms(self) -> int:
+        return self.created_ms
 
 
-class Extended(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="extend"):
+class Extended(Record, frozen=True, array_like=True, gc=False, tag="extend"):
+    """The reservation as it is kept after it, and its id."""
+
     at_ms: int
-    deadline_ms: int
-    seq: int
     reservation_id: str
-    body: Body
 
 
-class Taken(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="take"):
-    """Confirm, release or expire; ``state`` the reservation's after it (engine/reservations.py),
-    ``taken`` a quantity a line, None for all of every line."""
+class Taken(Record, frozen=True, array_like=True, gc=False, tag="take"):
+    """Confirm, release or expire: the reservation as it is kept after it; ``taken`` a quantity a line,
+    None for all of every line."""
 
     operation: str
-    seq: int
     at_ms: int
     reservation_id: str
     request_id: str
     fingerprint: str
-    state: int
     taken: list[int] | None
-    body: Body
 
 
 class Moved(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="move"):

@@ -6,10 +6,10 @@ The bytes of a command stand at the head of its script in ``lua/``, those of a k
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
-from typing import Any
+from hashlib import blake2b, sha1
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -36,6 +36,10 @@ _encode = msgspec.msgpack.Encoder().encode
 STATES = (State.HELD, State.CONFIRMED, State.RELEASED, State.EXPIRED)
 
 
+#: What a command is to its script: its values, the id first.
+Wire: TypeAlias = tuple[object, ...]
+
+
 class Body(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What never changes about a reservation. ``lines`` is flat: sku, location, quantity, …"""
 
@@ -51,24 +55,47 @@ class Body(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A reservation as Redis keeps it. ``parts`` is flat (confirmed, released, …), a pair a line."""
+    """A reservation as Redis keeps it. ``parts`` is flat (confirmed, released, …), a pair a line;
+    ``check`` and ``seal`` are checksums that the scripts compare (lua/lib/reservation.lua)."""
 
     state: int
     created_ms: int
     deadline_ms: int
     seq: int
     parts: list[int] | None
+    check: int
+    seal: str
     body: Body
 
 
-_CHECKSUM_BYTES = 8
 _decode_record = msgspec.msgpack.Decoder(Record).decode
 
 
 def read_record(value: bytes) -> Record:
-    """The kept bytes of a reservation, whose checksum the script has compared;
+    """The kept bytes of a reservation, whose checksums the script has compared;
     msgspec.MsgspecError where they can't be read."""
-    return _decode_record(b"\x96" + value[:-_CHECKSUM_BYTES])
+    return _decode_record(b"\x98" + value)
+
+
+def is_whole(value: bytes, record: Record) -> bool:
+    """Are the checksums of these kept bytes right, as the scripts see it?"""
+    seal = b"\xa8" + record.seal.encode()
+    data = value[value.index(seal) + len(seal) :]
+    numbers = (record.state, record.created_ms, record.deadline_ms, record.seq)
+    return record.check == check_of(*numbers, record.parts) and record.seal == seal_of(data)
+
+
+def check_of(
+    state: int, created_ms: int, deadline_ms: int, seq: int, parts: Sequence[int] | None
+) -> int:
+    """The checksum of what changes about a reservation."""
+    sums = [(10 + i) * taken for i, taken in enumerate(parts or (), 1)]
+    return (state + 3 * created_ms + 5 * deadline_ms + 7 * seq + sum(sums)) % 65_521
+
+
+def seal_of(body: bytes) -> str:
+    """The checksum of what doesn't."""
+    return sha1(body).hexdigest()[:8]
 
 
 def add_up(lines: Sequence[Line]) -> tuple[Line, ...]:
@@ -84,14 +111,17 @@ def add_up(lines: Sequence[Line]) -> tuple[Line, ...]:
     return tuple(sums.values())
 
 
-def fingerprint(*content: object) -> str:
+_Flat: TypeAlias = list[str | int]
+
+
+def fingerprint(content: Sequence[object]) -> str:
     """What makes two commands the same: 96 bits of BLAKE2b over their content."""
-    return hashlib.blake2b(_encode(content), digest_size=12).hexdigest()
+    return blake2b(_encode(content), digest_size=12).hexdigest()
 
 
-def flat(lines: Sequence[Line]) -> list[str | int]:
+def flat(lines: Sequence[Line]) -> _Flat:
     """Lines as the scripts take them: sku, location or '', quantity, …; ValueError out of range."""
-    out: list[str | int] = []
+    out: _Flat = []
     for line in lines:
         if not 1 <= line.quantity <= QUANTITY_MAX:
             raise ValueError(
@@ -106,50 +136,59 @@ def as_string(data: bytes) -> msgspec.Raw:
     return msgspec.Raw(b"\xdb" + len(data).to_bytes(4, "big") + data)
 
 
+def tail_of(body: Sequence[object]) -> msgspec.Raw:
+    """The bytes of a body (order_id, customer_id, fingerprint, lines) with its seal before it, as a
+    msgpack string: what the scripts carry along unread."""
+    data = _encode(body)
+    seal = sha1(data).hexdigest()[:8].encode()
+    return msgspec.Raw(b"\xdb" + (9 + len(data)).to_bytes(4, "big") + b"\xa8" + seal + data)
+
+
 def _check_ttl(ttl_ms: int) -> int:
     if not 1 <= ttl_ms <= TTL_MS_MAX:
         raise ValueError(f"ttl_ms is {ttl_ms}; it must be 1 to {TTL_MS_MAX}")
     return ttl_ms
 
 
-def encode_reserve(command: Reserve) -> object:
-    lines = add_up(command.lines)
+def encode_reserve(command: Reserve) -> Wire:
+    order_id, customer_id = command.order_id, command.customer_id or ""
+    triples, in_order, candidates = _asked(command.lines)
+    named = fingerprint((order_id, customer_id, in_order))
+    tail = tail_of((order_id, customer_id, named, triples))
+    ttl_ms = _check_ttl(command.ttl_ms)
+    return (command.reservation_id, ttl_ms, tail, candidates, len(triples), *triples)
+
+
+def _asked(lines: tuple[Line, ...]) -> tuple[_Flat, _Flat, object]:
+    """Lines as the script takes them, as the fingerprint does, and their candidates (0: none)."""
+    if len(lines) == 1 and not lines[0].candidates:
+        triples = flat(lines)  # most reservations
+        return triples, triples, 0
+    lines = add_up(lines)
     if not 1 <= len(lines) <= LINES_MAX:
         raise ValueError(f"a reservation has {len(lines)} lines; it must have 1 to {LINES_MAX}")
-    order_id, customer_id = command.order_id, command.customer_id or ""
-    triples = flat(lines)
-    in_order = triples if len(lines) == 1 else flat(sorted(lines, key=_line_key))
-    body = (order_id, customer_id, fingerprint(order_id, customer_id, in_order), triples)
-    wire = (
-        command.reservation_id,
-        _check_ttl(command.ttl_ms),
-        triples,
-        as_string(_encode(body)),
-    )
-    for line in lines:
-        if line.candidates:
-            return (*wire, [line.candidates for line in lines])
-    return wire
+    candidates = [line.candidates for line in lines]
+    return flat(lines), flat(sorted(lines, key=_line_key)), candidates if any(candidates) else 0
 
 
-def encode_part(command: Confirm | Release) -> object:
+def encode_part(command: Confirm | Release) -> Wire:
     if not command.lines:
         return (command.reservation_id, command.request_id or "", "", ())
     if not command.request_id:
         raise ValueError("a part needs a request_id, so that a retry can't take it twice")
     wanted = flat(sorted(add_up(command.lines), key=_line_key))
-    return (command.reservation_id, command.request_id, fingerprint(wanted), wanted)
+    return (command.reservation_id, command.request_id, fingerprint((wanted,)), wanted)
 
 
 def _line_key(line: Line) -> tuple[str, str, int]:
     return line.sku, line.location or "", line.quantity
 
 
-def encode_extend(command: Extend) -> object:
+def encode_extend(command: Extend) -> Wire:
     return (command.reservation_id, _check_ttl(command.ttl_ms))
 
 
-def encode_read(command: GetReservation) -> object:
+def encode_read(command: GetReservation) -> Wire:
     return (command.reservation_id,)
 
 
@@ -187,34 +226,40 @@ def _with_view(status: Status, reservation_id: str, value: bytes, now_ms: int) -
     return Outcome(status=status, reservation=reservation)
 
 
-_RESERVED_ROUNDING_MS = 100
+_ROUNDED_TO_MS = 100
 
 
 def decode_reserve(command: Reserve, answer: Any, now_ms: int) -> Outcome:
-    if answer == b"reserved":
-        deadline_ms = -(-(now_ms + command.ttl_ms) // _RESERVED_ROUNDING_MS) * _RESERVED_ROUNDING_MS
-        lines = add_up(command.lines)
-        return Outcome(
-            status=Status.RESERVED,
-            reservation=Reservation(
-                reservation_id=command.reservation_id,
-                order_id=command.order_id,
-                customer_id=command.customer_id,
-                status=State.HELD,
-                lines=tuple(
-                    [ReservationLine(x.sku, x.location or "", x.quantity, 0, 0) for x in lines]
-                ),
-                created_ms=now_ms,
-                expires_ms=deadline_ms,
+    if answer == 1:
+        lines = command.lines if len(command.lines) == 1 else add_up(command.lines)
+        reservation = Reservation(
+            reservation_id=command.reservation_id,
+            order_id=command.order_id,
+            customer_id=command.customer_id,
+            status=State.HELD,
+            lines=tuple(
+                [ReservationLine(x.sku, x.location or "", x.quantity, 0, 0) for x in lines]
             ),
+            created_ms=now_ms,
+            expires_ms=-(-(now_ms + command.ttl_ms) // _ROUNDED_TO_MS) * _ROUNDED_TO_MS,
         )
+        return Outcome(status=Status.RESERVED, reservation=reservation)
+    if type(answer) is int:
+        (line,) = add_up(command.lines)
+        shortage = Shortage(line.sku, line.location, line.quantity, -answer)
+        return Outcome(status=Status.INSUFFICIENT_STOCK, shortages=(shortage,))
     status = Status(answer[0].decode())
     if status is Status.INSUFFICIENT_STOCK:
+        short = answer[1]
         return Outcome(
             status=status,
             shortages=tuple(
-                Shortage(sku.decode(), location.decode() or None, requested, available)
-                for sku, location, requested, available in answer[1]
+                [
+                    Shortage(sku.decode(), location.decode() or None, requested, available)
+                    for sku, location, requested, available in zip(
+                        short[::4], short[1::4], short[2::4], short[3::4], strict=True
+                    )
+                ]
             ),
         )
     if status is Status.UNKNOWN_SKU:

@@ -15,13 +15,13 @@ from engine.model import (
     Outcome,
     StockRecord,
 )
-from engine.reservations import fingerprint
+from engine.reservations import Wire, fingerprint
 from engine.statuses import Status
 
 _decode_record = msgspec.msgpack.Decoder(tuple[str, int, int, int, int, int, int, int]).decode
 
 
-def encode_movement(command: Movement) -> object:
+def encode_movement(command: Movement) -> Wire:
     least = 0 if command.type == "count" else 1
     if command.type not in MOVEMENT_TYPES:
         raise ValueError(f"type is {command.type!r}; it must be one of {', '.join(MOVEMENT_TYPES)}")
@@ -42,7 +42,7 @@ def encode_movement(command: Movement) -> object:
         -1 if command.expected_on_hand is None else command.expected_on_hand,
         int(command.restock),
     )
-    return (command.movement_id, *content, fingerprint(content))
+    return (command.movement_id, *content, fingerprint((content,)))
 
 
 def decode_movement(command: Movement, answer: Any, now_ms: int) -> Outcome:
@@ -73,7 +73,7 @@ def _why_refused(command: Movement, status: Status, answer: Any) -> str:
     return ""
 
 
-def encode_read(command: GetStock) -> object:
+def encode_read(command: GetStock) -> Wire:
     return (command.sku,)
 
 

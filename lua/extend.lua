@@ -5,7 +5,7 @@
 -- KEYS  1 head      hash    epoch, seq, run_id, last_ms
 --       2 deadlines zset    the deadlines that have reservations, in ms
 --       3 outbox    stream  one entry a call, id epoch-seq
--- ARGV  1 commands  msgpack [[reservation_id, ttl_ms], …]
+-- ARGV  1 commands  msgpack, flat: reservation_id, ttl_ms, …
 --       2 lifetime_max_ms  how long after its creation a reservation can be extended to
 -- RETURNS {now_ms, answers, damaged keys}, an answer a command, in order:
 --         {unknown_reservation} | {already_confirmed, value} | {already_released, value} |
@@ -16,21 +16,22 @@
 --- @include lib/due.lua
 --- @include lib/ended.lua
 --- @include lib/finish.lua
-local commands, lifetime_max_ms = cmsgpack.unpack(ARGV[1]), tonumber(ARGV[2])
+local values, lifetime_max_ms = cmsgpack.unpack(ARGV[1]), tonumber(ARGV[2])
+local EXTEND_EVENT = '\155' .. cmsgpack.pack('extend')
 
 if not is_open() then
   return 'partition_closed'
 end
 refuse_when_full()
 
-for _, command in ipairs(commands) do
-  if not is_quantity(command[2]) then
-    return redis.error_reply('ERR ttl_ms ' .. tostring(command[2]) .. ' is not 1 or more')
+for at = 1, #values, 2 do
+  if not is_quantity(values[at + 1]) then
+    return redis.error_reply('ERR ttl_ms ' .. tostring(values[at + 1]) .. ' is not 1 or more')
   end
 end
 
-local function decide(command)
-  local id, ttl_ms = command[1], command[2]
+local function decide(at)
+  local id, ttl_ms = values[at], values[at + 1]
   local r = read_reservation(id)
   if not r then
     return {'unknown_reservation'}
@@ -47,14 +48,14 @@ local function decide(command)
     return {'lifetime_exceeded', r.value}
   end
   local seq = next_seq()
-  local value = pack_reservation(HELD, r.created, deadline, seq, r.parts, r.body_bytes)
+  local value = pack_reservation(HELD, r.created, deadline, seq, r.parts, r.tail)
   begin_writes()
   redis.call('SET', r.key, value)
   add_due(deadline, id)
-  emit('\150', cmsgpack.pack('extend', head.now, deadline, seq, id), r.body_bytes)
+  emit(EXTEND_EVENT, value, cmsgpack.pack(head.now, id))
   return {'extended', value}
 end
 
-local answers = decide_each(commands, decide, function() return lines_read end)
+local answers = decide_each(values, starts_every(2, values), decide)
 write_due_lists()
 return finish(answers)

@@ -5,9 +5,9 @@
 -- KEYS  1 head      hash    epoch, seq, run_id, last_ms
 --       2 deadlines zset    the deadlines that have reservations, in ms
 --       3 outbox    stream  one entry a call, id epoch-seq
--- ARGV  1 commands  msgpack [[movement_id, type, sku, location, quantity, to_location or '',
+-- ARGV  1 commands  msgpack, flat: movement_id, type, sku, location, quantity, to_location or '',
 --                   reference or '', reason or '', expected_on_hand or -1, 1 if a return goes back
---                   into sale, fingerprint], …]
+--                   into sale, fingerprint, …
 --       2 retention_ms  how long an applied movement is remembered
 --       3 outbox_max_events  with as many in the outbox receive is refused
 --       4 outbox_max_bytes   the same in bytes
@@ -23,8 +23,8 @@
 --- @include lib/batch.lua
 --- @include lib/finish.lua
 --- @include lib/movement.lua
-local commands, retention_ms = cmsgpack.unpack(ARGV[1]), tonumber(ARGV[2])
-local moved = 0
+local values, retention_ms = cmsgpack.unpack(ARGV[1]), tonumber(ARGV[2])
+local WIDTH = 11
 
 if not is_open() then
   return 'partition_closed'
@@ -32,17 +32,19 @@ end
 refuse_when_full()
 local is_full = is_backlog_full(tonumber(ARGV[3]), tonumber(ARGV[4]))
 
-for _, c in ipairs(commands) do
-  local least = c[2] == 'count' and 0 or 1
-  if not (CHANGES[c[2]] and type(c[5]) == 'number' and c[5] % 1 == 0 and c[5] >= least
-      and c[5] <= 1000000000) then
-    return redis.error_reply('ERR no movement ' .. tostring(c[2]) .. ' of ' .. tostring(c[5]))
+for at = 1, #values, WIDTH do
+  local kind, quantity = values[at + 1], values[at + 4]
+  local least = kind == 'count' and 0 or 1
+  if not (CHANGES[kind] and type(quantity) == 'number' and quantity % 1 == 0 and quantity >= least
+      and quantity <= 1000000000) then
+    return redis.error_reply('ERR no movement ' .. tostring(kind) .. ' of ' .. tostring(quantity))
   end
 end
 
-local function decide(c)
+local function decide(at)
+  local c = {unpack(values, at, at + WIDTH - 1)}
   local id, kind, sku, location, fingerprint = c[1], c[2], c[3], c[4], c[11]
-  moved = moved + 1
+  lines_done = lines_done + 1
   if is_full and kind == 'receive' then
     return {'backlog_full'}
   end
@@ -74,4 +76,4 @@ local function decide(c)
   return {'applied', record}
 end
 
-return finish(decide_each(commands, decide, function() return moved end))
+return finish(decide_each(values, starts_every(WIDTH, values), decide))

@@ -5,12 +5,12 @@
 -- KEYS  1 head      hash    epoch, seq, run_id, last_ms
 --       2 deadlines zset    the deadlines that have reservations, in ms
 --       3 outbox    stream  one entry a call, id epoch-seq
--- ARGV  1 commands  msgpack, each with its reason first (persister/repair.py):
+-- ARGV  1 commands  msgpack, each with its reason first (persister/repair.py); tail: lua/lib/reservation.lua
 --                   [reason, 'create', sku, location]: a record that is missing or can't be read, of zeros
 --                   [reason, 'correct', sku, location, on_hand, held, quarantined]: take this drift off
---                   [reason, 'give_back', id, created, deadline, parts, body]: a live reservation of the
+--                   [reason, 'give_back', id, created, deadline, parts, tail]: a live reservation of the
 --                   ledger that is missing or can't be read ends as released, its units are given back
---                   [reason, 'restore', id, created, deadline, parts, body, value]: as the ledger has it
+--                   [reason, 'restore', id, created, deadline, parts, tail, value]: as the ledger has it
 --                   [reason, 'end', id, value]: a hold that the ledger doesn't have ends as released;
 --                   value: what was judged, byte for byte
 --       2 retention_ms  how long an ended reservation is kept

@@ -6,7 +6,7 @@
 --       2 deadlines zset    the deadlines that have reservations, in ms
 --       3 outbox    stream  one entry a call, id epoch-seq
 -- ARGV  1 events    msgpack [[type, epoch, seq, at_ms, id of the reservation or movement, lines, …], …], the
---                   first one head's next; then of a reserve deadline and body, of an extend the deadline,
+--                   first one head's next; then of a reserve deadline and tail, of an extend the deadline,
 --                   of confirm, release and expire request_id, fingerprint of the part or '' and the state
 --                   after it, of a repair the state (-1 for none), of a movement its fingerprint
 --       2 retention_ms     how long an ended reservation and an applied movement are remembered

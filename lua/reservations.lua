@@ -2,22 +2,22 @@
 -- Read many reservations at once.
 --
 -- KEYS  1 head      hash    epoch, seq, run_id, last_ms
--- ARGV  1 commands  msgpack [[reservation_id], …]
+-- ARGV  1 commands  msgpack [reservation_id, …]
 -- RETURNS {now_ms, answers, damaged keys}, an answer an id, in order: its value
 --         (lua/lib/reservation.lua), or nil for an unknown_reservation | more_due;
 --         partition_closed for the whole call
 --- @include lib/batch.lua
 --- @include lib/open.lua
 --- @include lib/reservation.lua
-local commands = cmsgpack.unpack(ARGV[1])
+local ids = cmsgpack.unpack(ARGV[1])
 
 if not is_open() then
   return 'partition_closed'
 end
 
-local function value_of(command)
-  local r = read_reservation(command[1])
+local function value_of(at)
+  local r = read_reservation(ids[at])
   return r and r.value or false
 end
 
-return {head.now, decide_each(commands, value_of, function() return lines_read end), damaged}
+return {head.now, decide_each(ids, starts_every(1, ids), value_of), damaged}

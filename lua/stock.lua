@@ -2,20 +2,20 @@
 -- Read the stock of many skus at once.
 --
 -- KEYS  1 head      hash    epoch, seq, run_id, last_ms
--- ARGV  1 commands  msgpack [[sku], …]
+-- ARGV  1 commands  msgpack [sku, …]
 -- RETURNS {now_ms, answers, damaged keys}, an answer a sku, in order: flat, five values a location:
 --         location, on_hand, held, quarantined, safety_stock; empty for an unknown_sku. A record
 --         that can't be read is left out | more_due; partition_closed for the whole call
 --- @include lib/batch.lua
 --- @include lib/sourcing.lua
-local commands, records_read = cmsgpack.unpack(ARGV[1]), 0
+local skus = cmsgpack.unpack(ARGV[1])
 
 if not is_open() then
   return 'partition_closed'
 end
 
-local function read_all(command)
-  local sku, answer = command[1], {}
+local function read_all(at)
+  local sku, answer = skus[at], {}
   for _, location in ipairs(locations(sku)) do
     local s = stock(sku, location)
     if s and not s.damaged then
@@ -23,9 +23,9 @@ local function read_all(command)
       answer[n + 1], answer[n + 2], answer[n + 3] = location, s.on_hand, s.held
       answer[n + 4], answer[n + 5] = s.quarantined, s.safety_stock
     end
-    records_read = records_read + 1
+    lines_done = lines_done + 1
   end
   return answer
 end
 
-return {head.now, decide_each(commands, read_all, function() return records_read end), damaged}
+return {head.now, decide_each(skus, starts_every(1, skus), read_all), damaged}

@@ -12,7 +12,7 @@ from engine import keys
 from engine.batching import COMMANDS_MAX, LINES_MAX
 from engine.errors import LedgerError, StoreError
 from engine.events import Event, from_json
-from engine.reservations import STATES, as_string
+from engine.reservations import STATES, tail_of
 from engine.scripts import Scripts
 from engine.settings import Settings
 from persister.database import QUERIES, Connection
@@ -33,8 +33,8 @@ def packed(event: Event) -> tuple[object, ...]:
     common = (event.type, event.epoch, event.seq, event.at_ms, name, lines)
     if event.type == "reserve":
         order, customer = event.order_id or "", event.customer_id or ""
-        kept = _encode((order, customer, event.fingerprint or "", body))
-        return (*common, event.deadline_ms, as_string(kept))
+        tail = tail_of((order, customer, event.fingerprint or "", body))
+        return (*common, event.deadline_ms, tail)
     if event.type == "extend":
         return (*common, event.deadline_ms)
     state = -1 if event.status is None else STATES.index(event.status)

@@ -7,37 +7,32 @@ in one snapshot, read Redis again. What is unchanged then was so at that snapsho
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
 from engine import keys
 from engine.events import from_json
-from engine.reservations import STATES, Record, read_record
+from engine.reservations import STATES, Record, is_whole, read_record
 from engine.statuses import State
 from persister.differences import Difference, Hold, Kind
 from persister.live import Live, LiveLine, apply
 from persister.sides import SLICE, Sides
 
 _AUDIT = "the ledger's side, no event mends it: run 'holdfast audit'"
-_CHECKSUM_BYTES = 8
 ROUNDS_MAX = 100
 _Value = bytes | Exception | None
 _Held = dict[tuple[str, str], int]
 
 
 def readable(value: _Value) -> Record | None:
-    """The record of kept bytes, if a script could read them: its checksum is right."""
+    """The record of kept bytes, if a script could read them: its checksums are right."""
     if not isinstance(value, bytes):
-        return None
-    content = value[:-_CHECKSUM_BYTES]
-    checksum = hashlib.sha1(content, usedforsecurity=False).hexdigest()[:_CHECKSUM_BYTES]
-    if value[-_CHECKSUM_BYTES:] != checksum.encode():
         return None
     try:
         record = read_record(value)
-        return record if 0 <= record.state < len(STATES) and hold_of_record(record) else None
+        known = is_whole(value, record) and 0 <= record.state < len(STATES)
+        return record if known and hold_of_record(record) else None
     except (msgspec.MsgspecError, ValueError, IndexError, TypeError):
         return None
 

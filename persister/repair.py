@@ -15,7 +15,7 @@ from redis import Redis
 
 from engine import keys
 from engine.errors import LedgerError, StoreError
-from engine.reservations import as_string
+from engine.reservations import as_string, tail_of
 from engine.scripts import Scripts
 from persister.database import QUERIES, Connection
 from persister.differences import Difference, Hold, Kind, Repair
@@ -184,8 +184,8 @@ def _command(
     as_judged = as_string(value) if isinstance(value, bytes) else None
     if live is None:
         return ("end", difference.reservation_id, as_judged)
-    body = _encode((live.order_id, live.customer_id or "", live.fingerprint, lines_of(live)))
+    tail = tail_of((live.order_id, live.customer_id or "", live.fingerprint, lines_of(live)))
     whole = (difference.reservation_id, live.created_ms, live.deadline_ms, parts_of(live))
     if record is None:
-        return ("give_back", *whole, as_string(body))
-    return ("restore", *whole, as_string(body), as_judged)
+        return ("give_back", *whole, tail)
+    return ("restore", *whole, tail, as_judged)

@@ -14,6 +14,7 @@ from redis import Redis
 from redis.exceptions import OutOfMemoryError, ResponseError
 
 from engine import keys
+from engine.batching import pack
 from engine.engine import _operations
 from engine.events import Event, read_entry
 from engine.model import (
@@ -78,7 +79,7 @@ class Partition:
     def send(self, *commands: Any) -> list[Outcome]:
         """One script call; commands of one type. Undecided ones answer ``more_due``."""
         operation = _operations(0, self.settings)[type(commands[0])]
-        wire = msgspec.msgpack.encode([operation.encode(command) for command in commands])
+        wire = pack([operation.encode(command) for command in commands])
         try:
             reply = self.script(operation.script, list(operation.keys), wire, *operation.arguments)
         except ResponseError as error:
@@ -105,7 +106,7 @@ class Partition:
         """Like ``send`` with a value that Python would not let through: ``wrong`` in the place of
         the number ``instead`` (a uint32 of msgpack, so five bytes)."""
         operation = _operations(0, self.settings)[type(commands[0])]
-        wire = msgspec.msgpack.encode([operation.encode(command) for command in commands])
+        wire = pack([operation.encode(command) for command in commands])
         number = msgspec.msgpack.encode(instead)
         assert len(number) == len(wrong) == 5 and number in wire
         forged = wire.replace(number, wrong)

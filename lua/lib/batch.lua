@@ -1,18 +1,31 @@
 -- Decide many commands in order, within what one call may do: 512 commands and 4,000 lines, the ones
 -- found in reservations and taken back included. What comes beyond is `more_due`, and so is a later command
 -- on an id whose earlier one is. At least one is decided a call.
-local COMMANDS_MAX, LINES_MAX = 512, 4000
+--- @include lines.lua
+local COMMANDS_MAX = 512
 
-local function decide_each(commands, decide, lines_done)
-  local answers, undecided = {}, {}
-  for i = 1, #commands do
-    local command = commands[i]
+-- Commands come flat, one after the other, the id of each first. Where each begins, if all have so many
+-- values.
+local function starts_every(width, values)
+  local starts = {}
+  for at = 1, #values, width do
+    starts[#starts + 1] = at
+  end
+  return starts
+end
+
+-- `decide` is given the place where a command begins.
+local function decide_each(values, starts, decide)
+  local answers, undecided = {}, nil
+  for i = 1, #starts do
+    local at = starts[i]
     local answer = 'more_due'
-    if not (undecided[command[1]] or i > COMMANDS_MAX or (i > 1 and lines_done() >= LINES_MAX)) then
-      answer = decide(command)
+    if not (undecided and undecided[values[at]] or i > COMMANDS_MAX or (i > 1 and lines_done >= LINES_MAX)) then
+      answer = decide(at)
     end
     if answer == 'more_due' then
-      undecided[command[1]] = true
+      undecided = undecided or {}
+      undecided[values[at]] = true
     end
     answers[i] = answer
   end

@@ -9,7 +9,7 @@ local function first_success(operation, success, reservation_id, key, fingerprin
   end
   local ok, record = pcall(cmsgpack.unpack, type(kept) == 'string' and kept or '')
   local first = ok and type(record) == 'table' and type(record[3]) == 'string'
-    and unpack_reservation(record[3])
+    and unpacked(record[3])
   if not first then
     tell_damaged(key)
     return {'request_mismatch'} -- it was used, we can't tell for what: never take twice

@@ -3,42 +3,41 @@
 --- @include outbox.lua
 --- @include reservation.lua
 --- @include sourcing.lua
-local lines_held = 0
+local RESERVE_EVENT = '\154' .. cmsgpack.pack('reserve')
 local beginnings = {}
 
--- A deadline, and the bytes that are the same in all holds of this call with that deadline.
+-- What is the same in all holds of this call with that ttl: the deadline, the first bytes of the value,
+-- and what those add to its check.
 local function begin_with(ttl_ms)
   local deadline = math.ceil((head.now + ttl_ms) / 100) * 100
-  local shared = beginnings[deadline]
-  if not shared then
-    shared = {deadline = deadline, value = cmsgpack.pack(HELD, head.now, deadline),
-      event = '\150' .. cmsgpack.pack('reserve', head.now, deadline)}
-    beginnings[deadline] = shared
-  end
+  local shared = {deadline = deadline, bytes = cmsgpack.pack(HELD, head.now, deadline),
+    check = check_of(HELD, head.now, deadline, 0)}
+  beginnings[ttl_ms] = shared
   return shared
 end
 
--- Write what was taken for {reservation_id, ttl_ms, lines, body}. Answers nil (and nothing is
--- written or taken) where the id is kept already.
-local function write_hold(command, takes)
-  local id, body, seq = command[1], command[4], head.seq + 1
-  if command.sourced then
-    local asked = cmsgpack.unpack(body)
-    body = cmsgpack.pack({asked[1], asked[2], asked[3], merged(takes)})
-  end
-  local shared, packed_seq = begin_with(command[2]), cmsgpack.pack(seq)
-  local value = sealed(shared.value .. packed_seq .. NO_PARTS .. body)
+-- The tail of a reservation with the lines that sourcing took instead of those that were asked for.
+local function sourced_tail(tail)
+  local _, asked = cmsgpack.unpack(tail)
+  return pack_tail({asked[1], asked[2], asked[3], merged()})
+end
+
+-- Write what sourcing took, with the bytes of the body and its seal. Answers the value; nil (and nothing
+-- is written or taken) where the id is kept already.
+local function write_hold(id, ttl_ms, tail)
+  local shared, seq = beginnings[ttl_ms] or begin_with(ttl_ms), head.seq + 1
+  local value = shared.bytes .. cmsgpack.pack(seq, nil, (shared.check + 7 * seq) % CHECK_MOD) .. tail
   begin_writes()
   if not redis.call('SET', reservation_key(id), value, 'NX') then
-    undo(takes)
+    undo()
     return nil
   end
   head.seq = seq
-  for i = 1, #takes, 2 do
+  for i = 1, taken, 2 do
     touch(takes[i], seq)
   end
   add_due(shared.deadline, id)
-  emit(shared.event, packed_seq, cmsgpack.pack(id), body)
-  lines_held = lines_held + #takes / 2
-  return command.sourced and {'reserved', value} or 'reserved'
+  emit(RESERVE_EVENT, value, cmsgpack.pack(id))
+  lines_done = lines_done + taken / 2
+  return value
 end

@@ -60,13 +60,14 @@ local function correct(reason, sku, location, on_hand, held, quarantined)
 end
 
 -- The reservation that the ledger has, as this script would have read it.
-local function from_ledger(id, created, deadline, parts, body_bytes)
-  return {key = reservation_key(id), created = created, deadline = deadline, body_bytes = body_bytes,
-    parts = parts, body = cmsgpack.unpack(body_bytes)}
+local function from_ledger(id, created, deadline, parts, tail)
+  local _, body = cmsgpack.unpack(tail)
+  return {key = reservation_key(id), created = created, deadline = deadline, tail = tail, parts = parts,
+    body = body}
 end
 
 local function write_ended(r, seq, parts, retention_ms)
-  redis.call('SET', r.key, pack_reservation(RELEASED, r.created, r.deadline, seq, parts, r.body_bytes),
+  redis.call('SET', r.key, pack_reservation(RELEASED, r.created, r.deadline, seq, parts, r.tail),
     'PX', retention_ms)
 end
 
@@ -99,14 +100,14 @@ local function give_back(reason, retention_ms, id, ...)
   return tell(seq, reason, lines, id, r.body, RELEASED)
 end
 
-local function restore(reason, id, created, deadline, parts, body_bytes, judged)
-  local r = from_ledger(id, created, deadline, parts, body_bytes)
+local function restore(reason, id, created, deadline, parts, tail, judged)
+  local r = from_ledger(id, created, deadline, parts, tail)
   if redis.pcall('GET', r.key) ~= judged then
     return nil
   end
   begin_writes()
   local seq = next_seq()
-  redis.call('SET', r.key, pack_reservation(HELD, created, deadline, seq, r.parts, body_bytes))
+  redis.call('SET', r.key, pack_reservation(HELD, created, deadline, seq, r.parts, tail))
   add_due(deadline, id)
   return tell(seq, reason, {}, id, r.body, HELD)
 end

@@ -14,6 +14,9 @@ local function server_replid()
 end
 
 local function whole(text)
+  if text == '0' then
+    return 0 -- most often, and three times as fast
+  end
   return text and string.find(text, '^%-?%d+$') and #text <= 16 and tonumber(text) or nil
 end
 

@@ -9,11 +9,11 @@ local function next_seq()
   return head.seq
 end
 
--- One event, in up to four pieces that are joined once, at the end of the call.
-local function emit(first, second, third, fourth)
+-- One event, in up to three pieces that are joined once, at the end of the call.
+local function emit(first, second, third)
   event_count = event_count + 1
-  events[pieces + 1], events[pieces + 2], events[pieces + 3], events[pieces + 4] = first, second, third, fourth
-  pieces = pieces + (fourth and 4 or third and 3 or second and 2 or 1)
+  events[pieces + 1], events[pieces + 2], events[pieces + 3] = first, second, third
+  pieces = pieces + (third and 3 or second and 2 or 1)
 end
 
 local function write_outbox()

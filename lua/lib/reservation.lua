@@ -1,14 +1,14 @@
--- A reservation as it is kept: the msgpack values state, created, deadline, seq, parts, body, one
--- after the other, and a checksum. `body` = {order_id, customer_id or '', fingerprint, lines} with
--- lines flat (sku, location, quantity, sku, …) never changes, so it is carried along as bytes. `parts`
--- is nil until a part is taken, then flat (confirmed, released, confirmed, …), a pair a line; a
--- reservation that ended in one piece needs none: its state tells it.
+-- A reservation as it is kept: the msgpack values state, created, deadline, seq, parts, check, seal, body,
+-- one after the other. `body` = {order_id, customer_id or '', fingerprint, lines} with lines flat (sku,
+-- location, quantity, sku, …) never changes and `seal` is its checksum; both together, the `tail`, are
+-- carried along as bytes. `check` is that of the values before it. `parts` is nil until a part is taken,
+-- then flat (confirmed, released, confirmed, …), a pair a line; a reservation that ended in one piece
+-- needs none: its state tells it.
 --- @include damage.lua
 --- @include keys.lua
+--- @include lines.lua
 local HELD, CONFIRMED, RELEASED, EXPIRED = 0, 1, 2, 3
-local NO_PARTS = cmsgpack.pack(nil)
-local CHECKSUM_BYTES = 8
-local lines_read = 0 -- of all reservations looked at in this call
+local SEAL_BYTES, CHECK_MOD = 8, 65521
 
 local type = type
 
@@ -16,22 +16,35 @@ local function is_quantity(n)
   return type(n) == 'number' and n >= 1 and n % 1 == 0
 end
 
--- With its checksum: what carries a right one was written by these scripts, so it can be copied into
--- an event unread, and no broken record ever gets there and stops the ledger.
-local function sealed(bytes)
-  return bytes .. string.sub(redis.sha1hex(bytes), 1, CHECKSUM_BYTES)
+local function seal_of(body_bytes)
+  return string.sub(redis.sha1hex(body_bytes), 1, SEAL_BYTES)
 end
 
+local function check_of(state, created, deadline, seq, parts)
+  local sum = state + 3 * created + 5 * deadline + 7 * seq
+  for i = 1, parts and #parts or 0 do
+    sum = sum + (10 + i) * parts[i]
+  end
+  return sum % CHECK_MOD
+end
+
+-- Raises, or answers nil, for what these scripts did not write: what carries the right check and seal can
+-- be copied into an event unread, and no broken record ever gets there and stops the ledger.
 local function unpack_reservation(value)
-  local bytes = string.sub(value, 1, -CHECKSUM_BYTES - 1)
-  if sealed(bytes) ~= value then
+  local offset, state, created, deadline, seq, parts, check = cmsgpack.unpack_limit(value, 6)
+  local tail = string.sub(value, offset + 1)
+  local seal, body = cmsgpack.unpack(tail)
+  if check ~= check_of(state, created, deadline, seq, parts)
+      or seal ~= seal_of(string.sub(tail, SEAL_BYTES + 2)) then
     return nil
   end
-  local r, offset = {value = value}, nil
-  offset, r.state, r.created, r.deadline, r.seq, r.parts = cmsgpack.unpack_limit(bytes, 5)
-  r.body_bytes = string.sub(bytes, offset + 1)
-  r.body = cmsgpack.unpack(r.body_bytes)
-  return r
+  return {value = value, state = state, created = created, deadline = deadline, seq = seq, parts = parts,
+    tail = tail, body = body}
+end
+
+local function unpacked(value)
+  local ok, r = pcall(unpack_reservation, value)
+  return ok and r or nil
 end
 
 -- The reservation; nil where there is none; false where it can't be read (and that is told).
@@ -41,18 +54,24 @@ local function read_reservation(id)
   if value == false then
     return nil
   end
-  local r = type(value) == 'string' and unpack_reservation(value)
+  local r = type(value) == 'string' and unpacked(value)
   if not r then
     tell_damaged(key)
     return false
   end
   r.key = key
-  lines_read = lines_read + #r.body[4] / 3
+  lines_done = lines_done + #r.body[4] / 3
   return r
 end
 
-local function pack_reservation(state, created, deadline, seq, parts, body_bytes)
-  return sealed(cmsgpack.pack(state, created, deadline, seq, parts) .. body_bytes)
+local function pack_tail(body)
+  local bytes = cmsgpack.pack(body)
+  return cmsgpack.pack(seal_of(bytes)) .. bytes
+end
+
+local function pack_reservation(state, created, deadline, seq, parts, tail)
+  return cmsgpack.pack(state, created, deadline, seq, parts, check_of(state, created, deadline, seq, parts))
+    .. tail
 end
 
 local function left_of_line(r, i)

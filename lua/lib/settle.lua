@@ -1,5 +1,5 @@
--- Confirm and release, which differ in what take.lua does and in the word of success: each command is
--- {reservation_id, request_id or '', fingerprint of the part or '', wanted}; `wanted` is flat (sku,
+-- Confirm and release, which differ in what take.lua does and in the word of success: a command is the four
+-- values reservation_id, request_id or '', fingerprint of the part or '', wanted; `wanted` is flat (sku,
 -- location or '', quantity, …) and empty for all that is left.
 --- @include ended.lua
 --- @include first_success.lua
@@ -8,22 +8,22 @@
 --- @include take.lua
 
 -- Refuse a programmer's mistake before anything is written.
-local function check_wanted(commands)
-  for _, command in ipairs(commands) do
-    local wanted = command[4]
+local function check_wanted(values)
+  for at = 1, #values, 4 do
+    local wanted = values[at + 3]
     for i = 3, #wanted, 3 do
       if not is_quantity(wanted[i]) then
         error('quantity ' .. tostring(wanted[i]) .. ' is not 1 or more')
       end
     end
-    if #wanted % 3 ~= 0 or (#wanted > 0 and command[2] == '') then
+    if #wanted % 3 ~= 0 or (#wanted > 0 and values[at + 1] == '') then
       error('a part needs lines of three values and a request_id')
     end
   end
 end
 
-local function settle(operation, success, command, retention_ms, lifetime_max_ms)
-  local id, request_id, fingerprint, wanted = command[1], command[2], command[3], command[4]
+local function settle(operation, success, values, at, retention_ms, lifetime_max_ms)
+  local id, request_id, fingerprint, wanted = values[at], values[at + 1], values[at + 2], values[at + 3]
   local partial = #wanted > 0
   local request = request_id ~= '' and part_request_key(id, request_id)
   local known = request and first_success(operation, success, id, request, fingerprint)

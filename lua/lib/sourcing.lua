@@ -47,19 +47,27 @@ local function candidates(sku, given)
   return records
 end
 
-local function take_from(s, quantity, takes)
+local takes, taken = {}, 0 -- of the command at hand, flat: record, quantity
+
+local function take_from(s, quantity)
   hold(s, quantity)
-  takes[#takes + 1] = s
-  takes[#takes + 1] = quantity
+  takes[taken + 1], takes[taken + 2] = s, quantity
+  taken = taken + 2
+end
+
+local function undo()
+  for i = 1, taken, 2 do
+    hold(takes[i], -takes[i + 1])
+  end
 end
 
 -- One location where any can fill the line, else split. Answers what is there in all where that is
 -- short, and then takes nothing.
-local function source_line(sku, quantity, given, takes)
+local function source_line(sku, quantity, given)
   local records, sum = candidates(sku, given), 0
   for _, s in ipairs(records) do
     if s.available >= quantity then
-      return take_from(s, quantity, takes)
+      return take_from(s, quantity)
     end
     sum = sum + math.max(s.available, 0)
   end
@@ -69,58 +77,59 @@ local function source_line(sku, quantity, given, takes)
   for _, s in ipairs(records) do
     local part = math.min(math.max(s.available, 0), quantity)
     if part > 0 then
-      take_from(s, part, takes)
+      take_from(s, part)
       quantity = quantity - part
     end
   end
 end
 
-local function undo(takes)
-  for i = 1, #takes, 2 do
-    hold(takes[i], -takes[i + 1])
+local function add_short(short, sku, location, requested, available)
+  if not short then
+    return {sku, location, requested, available}
   end
+  local n = #short
+  short[n + 1], short[n + 2], short[n + 3], short[n + 4] = sku, location, requested, available
+  return short
 end
 
--- Hold all lines (flat: sku, location or '', quantity) in the records in memory. Answers what was
--- taken (flat: record, quantity); else nil and the short lines ({sku, location or '', requested,
--- available}, …), or nil, nil and a sku that no movement has ever named: then nothing is taken.
-local function source(lines, given)
-  local takes, short, anywhere = {}, nil, false
-  for i = 1, #lines, 3 do
+-- Hold all lines (flat: sku, location or '', quantity, from `first` to `last`) in the records in memory:
+-- `takes` is what was taken. Else nothing is, and it answers the short lines, flat (sku, location or '',
+-- requested, available, …), or nil and a sku that no movement has ever named.
+local function source(lines, first, last, given)
+  local short, anywhere
+  taken = 0
+  for i = first, last, 3 do
     local sku, location, quantity = lines[i], lines[i + 1], lines[i + 2]
     local s = location ~= '' and stock(sku, location)
     if s and s.available >= quantity then
-      take_from(s, quantity, takes)
+      take_from(s, quantity)
     elseif not s and #locations(sku) == 0 then
-      undo(takes)
-      return nil, nil, sku
+      undo()
+      return nil, sku
     elseif location == '' then
       anywhere = true
     else
-      short = short or {}
-      short[#short + 1] = {sku, location, quantity, s and math.max(s.available, 0) or 0}
+      short = add_short(short, sku, location, quantity, s and math.max(s.available, 0) or 0)
     end
   end
-  for i = 1, anywhere and #lines or 0, 3 do
+  for i = first, anywhere and last or 0, 3 do
     if lines[i + 1] == '' then
-      local sum = source_line(lines[i], lines[i + 2], given and given[(i + 2) / 3], takes)
+      local sum = source_line(lines[i], lines[i + 2], given ~= 0 and given[(i - first) / 3 + 1])
       if sum then
-        short = short or {}
-        short[#short + 1] = {lines[i], '', lines[i + 2], sum}
+        short = add_short(short, lines[i], '', lines[i + 2], sum)
       end
     end
   end
   if short then
-    undo(takes)
-    return nil, short
+    undo()
   end
-  return takes
+  return short
 end
 
 -- The lines as held: one a record, in the order they were taken.
-local function merged(takes)
+local function merged()
   local lines, at = {}, {}
-  for i = 1, #takes, 2 do
+  for i = 1, taken, 2 do
     local s, quantity = takes[i], takes[i + 1]
     if at[s] then
       lines[at[s]] = lines[at[s]] + quantity

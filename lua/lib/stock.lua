@@ -13,16 +13,15 @@ local function read_stock(sku, location)
   if fields.err == nil and not (fields[1] or fields[2] or fields[3] or fields[4]) then
     return false
   end
-  local s = {key = key, sku = sku, location = location}
-  s.on_hand, s.held = whole(fields[1]), whole(fields[2])
-  s.quarantined, s.safety_stock = whole(fields[3]), whole(fields[4])
-  if not (s.on_hand and s.held and s.quarantined and s.safety_stock) then
+  local on_hand, held, quarantined, safety_stock =
+    whole(fields[1]), whole(fields[2]), whole(fields[3]), whole(fields[4])
+  if not (on_hand and held and quarantined and safety_stock) then
     tell_damaged(key)
-    s.damaged, s.available = true, 0
-  else
-    s.available = s.on_hand - s.held - s.quarantined - s.safety_stock
+    return {key = key, sku = sku, location = location, damaged = true, available = 0}
   end
-  return s
+  return {key = key, sku = sku, location = location, on_hand = on_hand, held = held,
+    quarantined = quarantined, safety_stock = safety_stock, seq = false, moved = false,
+    available = on_hand - held - quarantined - safety_stock}
 end
 
 local function stock(sku, location)
@@ -83,8 +82,10 @@ local function create_stock(sku, location)
   return s
 end
 
+-- Numbers go as numbers: Redis writes them with 17 digits, exactly up to 2^53.
 local function write_stocks()
-  for _, s in ipairs(touched) do
+  for i = 1, #touched do
+    local s = touched[i]
     if s.created then
       redis.call('HSET', s.key, 'safety_stock', 0, 'reorder_point', 0)
       if type(redis.pcall('SADD', locations_key(s.sku), s.location)) == 'table' then
@@ -92,10 +93,10 @@ local function write_stocks()
       end
     end
     if s.moved then
-      redis.call('HSET', s.key, 'on_hand', integer(s.on_hand), 'held', integer(s.held),
-        'quarantined', integer(s.quarantined), 'seq', integer(s.seq))
+      redis.call('HSET', s.key, 'on_hand', s.on_hand, 'held', s.held, 'quarantined', s.quarantined,
+        'seq', s.seq)
     else
-      redis.call('HSET', s.key, 'held', integer(s.held), 'seq', integer(s.seq))
+      redis.call('HSET', s.key, 'held', s.held, 'seq', s.seq)
     end
   end
 end

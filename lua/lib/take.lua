@@ -3,6 +3,7 @@
 --- @include outbox.lua
 --- @include reservation.lua
 --- @include stock.lua
+local TAKE_EVENT = '\159' .. cmsgpack.pack('take')
 local ENDED_AS = {confirm = CONFIRMED, release = RELEASED, expire = EXPIRED}
 
 -- A reservation after `part` ({index = quantity}) was taken, or all that is left where it is nil: its
@@ -35,13 +36,12 @@ local function take(operation, id, r, part, request_id, fingerprint, retention_m
       take_off(lines[i], lines[i + 1], quantity, operation == 'confirm', seq)
     end
   end
-  local value = pack_reservation(state, r.created, r.deadline, seq, parts, r.body_bytes)
+  local value = pack_reservation(state, r.created, r.deadline, seq, parts, r.tail)
   if state == HELD then
     redis.call('SET', r.key, value)
   else
     redis.call('SET', r.key, value, 'PX', retention_ms)
   end
-  emit('\154', cmsgpack.pack('take', operation, seq, head.now, id, request_id or '',
-    fingerprint or '', state, taken), r.body_bytes)
+  emit(TAKE_EVENT, value, cmsgpack.pack(operation, head.now, id, request_id or '', fingerprint or '', taken))
   return value
 end

@@ -28,7 +28,7 @@ end
 
 local function take_back(limit, retention_ms)
   local looked_at, expired = 0, 0
-  while looked_at < limit and lines_read < 4000 do
+  while looked_at < limit and lines_done < LINES_MAX do
     local first = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', integer(head.now), 'LIMIT', 0, 1)
     if #first == 0 then
       nothing_due = true
@@ -38,7 +38,7 @@ local function take_back(limit, retention_ms)
     local key = prefix .. 'due:' .. first[1]
     local ids, done = due_ids(key, limit - looked_at), 0
     for _, id in ipairs(ids or {}) do
-      if done > 0 and lines_read >= 4000 then
+      if done > 0 and lines_done >= LINES_MAX then
         break
       end
       expired = expired + expire_one(id, retention_ms)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
 from kit import Partition, confirm, extend, release
@@ -14,6 +14,7 @@ from running import persisting, rows, wait_for_ledger
 
 from engine import keys
 from engine.errors import LedgerError
+from engine.reservations import check_of, read_record, seal_of
 from engine.settings import Settings
 from engine.statuses import Status
 from persister import database
@@ -55,15 +56,15 @@ def filled(settings: Settings, redis: Redis) -> Settings:
     return settings
 
 
-def seal(content: bytes) -> bytes:
-    return content + hashlib.sha1(content).hexdigest()[:8].encode()
-
-
 def rewrite(redis: Redis, name: str, old: bytes, new: bytes) -> None:
-    """Change a reservation in Redis as somebody could who knows the checksum."""
+    """Change a reservation in Redis as somebody could who knows the checksums."""
     value = redis.get(keys.reservation(0, name))
     assert value.count(old) == 1
-    redis.set(keys.reservation(0, name), seal(value[:-8].replace(old, new)))
+    changed = read_record(value.replace(old, new))
+    numbers = (changed.state, changed.created_ms, changed.deadline_ms, changed.seq, changed.parts)
+    body = msgspec.to_builtins(changed.body)
+    kept = (*numbers, check_of(*numbers), seal_of(msgspec.msgpack.encode(body)), body)
+    redis.set(keys.reservation(0, name), b"".join(msgspec.msgpack.encode(value) for value in kept))
 
 
 def _orphan(redis: Redis, _: Any) -> None:

@@ -140,6 +140,7 @@ def test_with_less_stock_some_are_refused_and_the_sums_agree(short: Up) -> None:
 
 def test_every_confirmed_invoice_is_in_the_ledger_as_ordered(short: Up) -> None:
     """Exactly what was ordered, line by line, and nothing of what was refused."""
+    replay(short, "--stock-ratio", "0.7")
     expected = Expected()
     query = "SELECT order_id, sku, sum(quantity)::bigint FROM movements WHERE type = 'confirm' GROUP BY 1, 2"
     confirmed: dict[str, Counter[str]] = {}

@@ -39,6 +39,8 @@ def held_value(p, *, state=0, created=None, deadline=None, parts=None, body=None
             record.deadline_ms if deadline is None else deadline,
             record.seq,
             parts,
+            record.check,
+            record.seal,
             body or ["order-bad", "", record.body.fingerprint, ["A", "X", 2]],
         )
         + tail
@@ -52,7 +54,7 @@ RESERVATIONS = {
     "garbage": lambda p: b"\xc1\xff\xfe\x00garbage",
     "text": lambda p: b"held",
     "cut short": lambda p: held_value(p)[:-3],
-    "no body": lambda p: packed(0, 1, 2, 3, None),
+    "no body": lambda p: packed(0, 1, 2, 3, None, 0, "12345678"),
     "unknown state": lambda p: held_value(p, state=7),
     "negative state": lambda p: held_value(p, state=-1),
     "state is a text": lambda p: held_value(p, state="held"),

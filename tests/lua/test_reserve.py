@@ -278,3 +278,41 @@ def test_given_another_retention_then_the_ended_record_lives_that_long(redis):
     p.one(confirm("r1"))
     assert 0 < redis.pttl(keys.reservation(0, "r1")) <= 60_000
     p.check()
+
+
+# Ids are looked up many at once where stock runs out.
+
+
+def test_given_an_id_that_is_held_after_its_look_up_then_its_repeat_is_known(redis):
+    p = Partition(redis)
+    p.receive("A", 1)
+    more, one = reserve("r1", ("A", 2)), reserve("r1", "A")
+    outcomes = p.send(reserve("first", ("A", 2)), one, one, more, reserve("last", "A"))
+    assert statuses(outcomes) == [
+        "insufficient_stock",
+        "reserved",
+        "already_reserved",
+        "reservation_mismatch",
+        "insufficient_stock",
+    ]
+    p.check()
+
+
+@pytest.mark.parametrize("place", [0, 31, 32, 33, 99])
+def test_given_a_kept_id_among_many_refused_ones_then_it_is_told_as_it_is(redis, place):
+    p = Partition(redis)
+    p.receive("A", 1)
+    p.hold("kept", "A")
+    commands = [reserve(f"n{i}", "A") for i in range(100)]
+    commands[place] = reserve("kept", "A")
+    expected = ["insufficient_stock"] * 100
+    expected[place] = "already_reserved"
+    outcomes = p.send(*commands)
+    assert statuses(outcomes) == expected
+    shortage = outcomes[place - 1].shortages[0]
+    assert (shortage.sku, shortage.location, shortage.requested, shortage.available) == (
+        "A",
+        "X",
+        1,
+        0,
+    )

@@ -1,0 +1,140 @@
+"""What is on its way through the batcher: commands in parts of one type, and what goes into one call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine.model import Outcome
+from engine.reservations import Wire
+from engine.statuses import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """How commands of one type travel: which script, its other arguments, to and from its bytes.
+
+    ``encode`` raises ValueError for a command no script may see, before it can harm its neighbours.
+    ``order`` is put before the ids of what must keep its order (None: any order). ``lines`` counts for
+    the limit of a call.
+    """
+
+    script: str
+    keys: tuple[str, ...]
+    arguments: tuple[int, ...]
+    encode: Callable[[Any], Wire]
+    decode: Callable[[Any, Any, int], Outcome]
+    order: str | None
+    lines: Callable[[Any], int]
+
+
+class Submission:
+    """Commands handed in together; the future gets all their outcomes at once, in order."""
+
+    __slots__ = ("future", "left", "outcomes")
+
+    def __init__(self, future: asyncio.Future[list[Outcome]], count: int) -> None:
+        self.future = future
+        self.outcomes: list[Outcome | None] = [None] * count
+        self.left = count
+
+    def fill(self, places: Sequence[int], outcomes: Sequence[Outcome]) -> None:
+        if isinstance(places, range):
+            self.outcomes[places.start : places.stop] = outcomes
+        else:
+            for place, outcome in zip(places, outcomes, strict=True):
+                self.outcomes[place] = outcome
+        self.left -= len(places)
+        if self.left == 0 and not self.future.done():
+            self.future.set_result(self.outcomes)  # type: ignore[arg-type]
+
+
+class Part:
+    """Commands of one type that were handed in together, on their way. What is done to many at once
+    costs a fraction of what it costs one by one."""
+
+    __slots__ = (
+        "commands",
+        "give_up_at",
+        "operation",
+        "order_keys",
+        "places",
+        "submission",
+        "wires",
+    )
+
+    def __init__(
+        self,
+        operation: Operation,
+        submission: Submission,
+        places: Sequence[int],
+        commands: Sequence[Any],
+        wires: Sequence[Wire],
+    ) -> None:
+        self.operation = operation
+        self.submission = submission
+        self.places = places
+        self.commands = commands
+        self.wires = wires
+        order: Any = operation.order
+        self.order_keys: list[Any] = []
+        if order is not None:
+            ids: list[Any] = [wire[0] for wire in wires]
+            self.order_keys = [order + each for each in ids] if order else ids
+        self.give_up_at = 0.0
+
+    def __len__(self) -> int:
+        return len(self.wires)
+
+    def settle(self, outcomes: Sequence[Outcome]) -> None:
+        self.submission.fill(self.places, outcomes)
+
+    def settle_all(self, status: Status) -> None:
+        self.settle([Outcome(status=status)] * len(self))
+
+    def give_up(self) -> None:
+        """Tell those that have no outcome that it is unknown."""
+        for place in self.places:
+            if self.submission.outcomes[place] is None:
+                self.submission.fill((place,), (Outcome(status=Status.UNAVAILABLE),))
+
+    def between(self, start: int, stop: int) -> Part:
+        """A part of this part."""
+        cut = slice(start, stop)
+        return Part(
+            self.operation,
+            self.submission,
+            self.places[cut],
+            self.commands[cut],
+            self.wires[cut],
+        )
+
+    def singles(self) -> list[Part]:
+        return [self.between(i, i + 1) for i in range(len(self))]
+
+    def fitting(self, lines: int) -> tuple[int, int]:
+        """How many of the first commands have no more lines than that, and how many they have."""
+        counts = [self.operation.lines(command) for command in self.commands]
+        total = sum(counts)
+        while total > lines:
+            total -= counts.pop()
+        return len(counts), total
+
+
+class Group:
+    """What goes into one script call."""
+
+    __slots__ = ("count", "operation", "order_keys", "parts")
+
+    def __init__(self, operation: Operation) -> None:
+        self.operation = operation
+        self.parts: list[Part] = []
+        self.order_keys: set[str] = set()
+        self.count = 0
+
+    def add(self, part: Part) -> None:
+        self.parts.append(part)
+        self.order_keys.update(part.order_keys)
+        self.count += len(part)
