@@ -12,7 +12,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from api import handlers
-from api.asgi import Endpoint, Nowhere
+from api.asgi import Endpoint, Nowhere, Patience
 from api.audit_trail import get_movements, ledger_pool
 from api.metrics import metrics
 from api.reconciliations import Reconciler, latest_reconciliation, post_reconciliation
@@ -69,14 +69,16 @@ def make_app(settings: Settings) -> Application:
         app.state.ledger = ledger_pool(settings.postgres_url)
         await app.state.ledger.open(wait=False)
         connecting = asyncio.create_task(_connect(app, settings))
+        watching = asyncio.create_task(app.state.patience.watch())
         # The usual case: Redis is there, and the first request finds the engine ready.
         await asyncio.wait([connecting], timeout=RECONNECT_S)
         try:
             yield
         finally:
-            connecting.cancel()
-            with suppress(asyncio.CancelledError):
-                await connecting
+            for task in (connecting, watching):
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
             await app.state.reconciler.close()
             if app.state.engine is not None:
                 await app.state.engine.close()
@@ -87,6 +89,7 @@ def make_app(settings: Settings) -> Application:
     app.router.redirect_slashes = False
     app.state.settings = settings
     app.state.engine = None
+    app.state.patience = Patience()
     app.state.reconciler = Reconciler(settings)
     return app
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qsl
@@ -77,7 +78,8 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             # First of all, also where it is refused: a client that still sends hears no answer.
-            body = await _read_body(scope, receive)
+            state = scope["app"].state
+            body = await state.patience.body(receive, state.settings.body_max_bytes)
             handler = self._handlers.get(scope["method"], self._refuse_method)
             reply = await handler(Call(scope, body))
         except Problem as problem:
@@ -117,31 +119,62 @@ class _Disconnected(Exception):
     """The client left before its body was whole; nothing was done."""
 
 
-async def _read_body(scope: Scope, receive: Receive) -> bytes:
-    """The whole body. Problem 413 past the limit (the rest is read and dropped, 16 MiB at most, so
-    that the client hears it), 408 where it takes longer than 30 s."""
-    limit: int = scope["app"].state.settings.body_max_bytes
+class Patience:
+    """Gives up bodies that take too long to arrive: one look a second at all of them, since a timer for
+    each took longer than reading it."""
+
+    def __init__(self, limit_s: float = BODY_MAX_S) -> None:
+        self.limit_s = limit_s
+        self._since: dict[asyncio.Task[Any], float] = {}  # in order of time
+        self._given_up: set[asyncio.Task[Any]] = set()
+
+    async def watch(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(1.0)
+            latest_s = time.monotonic() - self.limit_s
+            for task, since_s in list(self._since.items()):
+                if since_s > latest_s:
+                    break
+                self._given_up.add(task)
+                task.cancel()
+
+    async def body(self, receive: Receive, limit: int) -> bytes:
+        """The whole body. Problem 413 past the limit (the rest is read and dropped, 16 MiB at most, so
+        that the client hears it), 408 where it takes too long."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._since[task] = time.monotonic()
+        try:
+            return await _read_body(receive, limit)
+        except asyncio.CancelledError:
+            if task not in self._given_up:
+                raise
+            task.uncancel()
+            raise Problem(
+                "request_timeout",
+                f"the body was not whole after {self.limit_s:.0f} s",
+                headers=((b"connection", b"close"),),
+            ) from None
+        finally:
+            self._since.pop(task)
+            self._given_up.discard(task)
+
+
+async def _read_body(receive: Receive, limit: int) -> bytes:
     chunks: list[bytes] = []
     size, more = 0, True
-    try:
-        async with asyncio.timeout(BODY_MAX_S):
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise _Disconnected
-                part: bytes = message.get("body", b"")
-                more = message.get("more_body", False)
-                size += len(part)
-                if size <= limit:
-                    chunks.append(part)
-                elif size > DRAIN_MAX_BYTES:
-                    break
-    except TimeoutError:
-        raise Problem(
-            "request_timeout",
-            f"the body was not whole after {BODY_MAX_S:.0f} s",
-            headers=((b"connection", b"close"),),
-        ) from None
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _Disconnected
+        part: bytes = message.get("body", b"")
+        more = message.get("more_body", False)
+        size += len(part)
+        if size <= limit:
+            chunks.append(part)
+        elif size > DRAIN_MAX_BYTES:
+            break
     if size > limit:
         raise _too_large(limit)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)

@@ -43,6 +43,7 @@ from api.cli_reconcile import print_report, reconcile_command, report_content, r
 from api.cli_restore import restore_command
 from api.replay_summary import print_summary, progress
 from api.servers import ServerError
+from api.transport import Protocol
 from engine.engine import Engine
 from engine.errors import HoldfastError
 from engine.expiry import sweep_until
@@ -126,9 +127,10 @@ def serve(host: str, port: int, fd: int | None, allow_unauthenticated: bool) -> 
     config = uvicorn.Config(
         make_app(settings),
         loop="uvloop",
-        http="httptools",
+        http=Protocol,
         ws="none",
         access_log=False,
+        proxy_headers=False,
         log_config=None,
         server_header=False,
         timeout_keep_alive=75,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from redis.exceptions import RedisError
 
-from api import schema
+from api import plain, schema
 from api.asgi import Call, Unreadable, check_content_type, decode, decode_json
 from api.problems import HTTP_STATUS, PROBLEMS, Problem, Reply, json_reply, refuse
 from engine.engine import Engine
@@ -68,18 +69,23 @@ def _idempotency_key(call: Call) -> str | None:
     return key
 
 
+_OPERATIONS: dict[type, str] = {
+    Reserve: "reserve",
+    Confirm: "confirm",
+    Release: "release",
+    Extend: "extend",
+    Movement: "movement",
+    GetReservation: "reservation",
+    GetStock: "stock",
+}
+
+
 def _http_operation(command: Command) -> str:
     """The row of HTTP_STATUS for a command."""
-    if isinstance(command, Confirm | Release):
-        name = "confirm" if isinstance(command, Confirm) else "release"
-        return f"{name} part" if command.lines else name
-    return {
-        Reserve: "reserve",
-        Extend: "extend",
-        Movement: "movement",
-        GetReservation: "reservation",
-        GetStock: "stock",
-    }[type(command)]
+    name = _OPERATIONS[type(command)]
+    if isinstance(command, (Confirm, Release)) and command.lines:
+        return f"{name} part"
+    return name
 
 
 def reply_of(command: Command, outcome: Outcome) -> Reply:
@@ -164,8 +170,11 @@ async def batch(call: Call) -> Reply:
     return json_reply(200, {"results": results})
 
 
-def _batch_commands(call: Call) -> tuple[list[dict[str, Any]], list[Command], list[int]]:
+def _batch_commands(call: Call) -> tuple[list[dict[str, Any]], list[Command], Sequence[int]]:
     check_content_type(call)
+    usual = plain.read_commands(call.body)
+    if usual is not None:
+        return [{}] * len(usual), usual, range(len(usual))
     try:
         operations: list[Any] = decode(_batch_in, call.body).operations
     except Unreadable:

@@ -53,6 +53,19 @@ class Done(msgspec.Struct, frozen=True):
     failed: int
 
 
+class Result(msgspec.Struct, frozen=True, gc=False):
+    """What the load generator reads of one result."""
+
+    code: str
+
+
+class Results(msgspec.Struct, frozen=True, gc=False):
+    results: list[Result]
+
+
+_decode = msgspec.json.Decoder(Results).decode
+
+
 class Load:
     """The connections together: what is to be sent next, what has come back."""
 
@@ -101,8 +114,8 @@ class Load:
         self.histogram.record_value(max(1, int((time.monotonic() - since_s) * 1e6)))
         self.statuses[status] = self.statuses.get(status, 0) + 1
         if self.orders.work == "batch" and status == 200:
-            results = msgspec.json.decode(body)["results"]
-            held = [i for i, r in zip(ids, results, strict=True) if r["code"] == "reserved"]
+            results = _decode(body).results
+            held = [i for i, r in zip(ids, results, strict=True) if r.code == "reserved"]
             self.acknowledged += held
             self.units += len(held)
         elif status == 201:

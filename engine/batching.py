@@ -77,6 +77,15 @@ class Batcher:
         """
         loop = asyncio.get_running_loop()
         submission = Submission(loop.create_future(), len(commands))
+        self._queue += self._parts(submission, commands)
+        if not commands:
+            submission.future.set_result([])
+        elif not self._scheduled:
+            self._scheduled = True
+            loop.call_soon(self._pump)
+        return submission.future
+
+    def _parts(self, submission: Submission, commands: Sequence[Command]) -> list[Part]:
         parts, start = [], 0
         for kind, alike in groupby(commands, type):
             operation, same = self._operations[kind], list(alike)
@@ -84,13 +93,7 @@ class Batcher:
             wires = [operation.encode(command) for command in same]
             parts.append(Part(operation, submission, range(start, stop), same, wires))
             start = stop
-        self._queue += parts
-        if not parts:
-            submission.future.set_result([])
-        elif not self._scheduled:
-            self._scheduled = True
-            loop.call_soon(self._pump)
-        return submission.future
+        return parts
 
     async def drain(self) -> None:
         """Wait until nothing is queued or in flight."""
@@ -136,23 +139,22 @@ class Batcher:
                 continue
             group = group or Group(part.operation)
             limit = min(room, self._limits.get(script, COMMANDS_MAX) - group.count)
-            count, lines = part.fitting(lines_left)
-            if count == 0 and not step:
-                count = 1  # more lines than a call may have, but the script decides one at least
-            if count == 0:
-                queue.appendleft(part)
-                break
-            taken = min(count, limit)
+            taken = min(part.fitting(lines_left), limit)
+            if taken == 0 and not step:
+                taken = 1  # more lines than a call may have, but the script decides one at least
+            if not taken:
+                waiting.append(part)
+                waiting_keys.update(part.order_keys)
+                continue
             if taken < len(part):
                 rest = part.between(taken, len(part))
                 waiting.append(rest)
                 waiting_keys.update(rest.order_keys)
                 part = part.between(0, taken)
-            if taken:
-                step[script] = group
-                group.add(part)
-                room -= taken
-                lines_left -= lines
+            step[script] = group
+            group.add(part)
+            room -= taken
+            lines_left -= part.lines
         queue.extendleft(reversed(waiting))
         return step
 
@@ -162,10 +164,13 @@ class Batcher:
         ids = part.order_keys
         if not ids:
             return True
-        others = [other for other in step.values() if other is not group]
-        return waiting_keys.isdisjoint(ids) and all(
-            other.order_keys.isdisjoint(ids) for other in (*self._in_flight, *others)
-        )
+        for other in self._in_flight:
+            if not other.order_keys.isdisjoint(ids):
+                return False
+        for other in step.values():
+            if other is not group and not other.order_keys.isdisjoint(ids):
+                return False
+        return waiting_keys.isdisjoint(ids)
 
     async def _run(self, step: _Step) -> None:
         undecided: list[Part] = []

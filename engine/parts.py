@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from engine.model import Outcome
@@ -58,6 +60,7 @@ class Part:
     __slots__ = (
         "commands",
         "give_up_at",
+        "lines",
         "operation",
         "order_keys",
         "places",
@@ -83,6 +86,7 @@ class Part:
         if order is not None:
             ids: list[Any] = [wire[0] for wire in wires]
             self.order_keys = [order + each for each in ids] if order else ids
+        self.lines = sum([operation.lines(command) for command in commands])
         self.give_up_at = 0.0
 
     def __len__(self) -> int:
@@ -114,13 +118,12 @@ class Part:
     def singles(self) -> list[Part]:
         return [self.between(i, i + 1) for i in range(len(self))]
 
-    def fitting(self, lines: int) -> tuple[int, int]:
-        """How many of the first commands have no more lines than that, and how many they have."""
+    def fitting(self, lines: int) -> int:
+        """How many of the first commands have no more lines than that."""
+        if self.lines <= lines:
+            return len(self)
         counts = [self.operation.lines(command) for command in self.commands]
-        total = sum(counts)
-        while total > lines:
-            total -= counts.pop()
-        return len(counts), total
+        return bisect_right(list(accumulate(counts)), lines)
 
 
 class Group:
