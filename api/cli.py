@@ -207,7 +207,7 @@ def env(data_dir: Path | None) -> None:
     "--stock-ratio", default="1.0", show_default=True, help="Opening stock per unit sold."
 )
 @click.option("--location", default="MAIN", show_default=True)
-@click.option("--concurrency", default=64, show_default=True, type=click.IntRange(1, 2000))
+@click.option("--concurrency", default=256, show_default=True, type=click.IntRange(1, 2000))
 @data_dir_option
 @json_option
 def replay_command(

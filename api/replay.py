@@ -1,7 +1,8 @@
 """Plays a plan of orders through the HTTP API of a running service, and counts what it answers.
 
 Order is kept per sku: a unit (an invoice, or a movement) is sent only when every earlier unit that
-names one of its skus has been answered. What got no answer is sent again under the same ids.
+names one of its skus has been answered, or goes before it in the same request and both are invoices. What
+got no answer is sent again under the same ids.
 """
 
 from __future__ import annotations
@@ -41,34 +42,62 @@ class ReplayError(Exception):
 
 
 class Schedule:
-    """Which units may be sent: those that share no sku with an earlier one not yet answered."""
+    """Which units may be sent: those that share no sku with an earlier one not yet answered.
 
-    def __init__(self, skus: Sequence[Collection[str]]) -> None:
-        self._waits_for = [0] * len(skus)
-        self._frees: list[list[int]] = [[] for _ in skus]
-        self._ready: list[int] = []
+    ``chained`` units (sales) may also follow others of their kind within one request, since the service
+    decides the reserves of a batch in the order given.
+    """
+
+    def __init__(self, skus: Sequence[Collection[str]], chained: Sequence[bool]) -> None:
+        self.chained = chained
+        self.waits_for = [0] * len(skus)
+        self.frees: list[list[int]] = [[] for _ in skus]
+        self.ready: list[int] = []
+        self.taken: set[int] = set()
         last: dict[str, int] = {}
         for unit, names in enumerate(skus):
             before = {last[sku] for sku in names if sku in last}
             for earlier in before:
-                self._frees[earlier].append(unit)
-            self._waits_for[unit] = len(before)
+                self.frees[earlier].append(unit)
+            self.waits_for[unit] = len(before)
             if not before:
-                self._ready.append(unit)
+                self.ready.append(unit)
             last.update(dict.fromkeys(names, unit))
 
-    def take(self) -> int | None:
-        """The first unit in the file's order that may be sent now, if there is one."""
-        return heapq.heappop(self._ready) if self._ready else None
-
-    def put_back(self, unit: int) -> None:
-        heapq.heappush(self._ready, unit)
-
     def answered(self, unit: int) -> None:
-        for later in self._frees[unit]:
-            self._waits_for[later] -= 1
-            if not self._waits_for[later]:
-                heapq.heappush(self._ready, later)
+        for later in self.frees[unit]:
+            self.waits_for[later] -= 1
+            if not self.waits_for[later] and later not in self.taken:
+                heapq.heappush(self.ready, later)
+
+
+class Request:
+    """Units for one request, in the file's order."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule = schedule
+        self._earlier: Counter[int] = Counter()  # of what a unit waits for, so many are in here
+        self._following: list[int] = []
+
+    def _heap(self) -> list[int]:
+        ready, following = self._schedule.ready, self._following
+        return following if following and (not ready or following[0] < ready[0]) else ready
+
+    def first(self) -> int | None:
+        """The unit that may be sent next, if there is one."""
+        heap = self._heap()
+        return heap[0] if heap else None
+
+    def take(self) -> int:
+        """Take that unit."""
+        schedule = self._schedule
+        unit = heapq.heappop(self._heap())
+        schedule.taken.add(unit)
+        for later in schedule.frees[unit] if schedule.chained[unit] else ():
+            self._earlier[later] += 1
+            if schedule.chained[later] and self._earlier[later] == schedule.waits_for[later]:
+                heapq.heappush(self._following, later)
+        return unit
 
 
 class _Result(msgspec.Struct):
@@ -96,7 +125,10 @@ class _Replay:
         self, plan: Plan, client: httpx.AsyncClient, url: str, location: str, concurrency: int
     ) -> None:
         self.units: list[Sale | Movement] = [*plan.openings, *plan.units]
-        self.schedule = Schedule([u.lines if isinstance(u, Sale) else (u.sku,) for u in self.units])
+        self.schedule = Schedule(
+            [u.lines if isinstance(u, Sale) else (u.sku,) for u in self.units],
+            [isinstance(u, Sale) for u in self.units],
+        )
         # Without opening stock nothing has named the sku yet, so this is the refusal to expect.
         self.refusals = {"insufficient_stock"} | ({"unknown_sku"} if not plan.ratio else set())
         self.client = client
@@ -138,16 +170,16 @@ class _Replay:
         """Units to send together, within the limits of a request and of the run."""
         batch = _Batch({}, time.monotonic())
         operations = size = 0
+        request = Request(self.schedule)
         while self.in_flight + len(batch.bodies) < self.concurrency:
-            if (unit := self.schedule.take()) is None:
+            if (unit := request.first()) is None:
                 break
             body = self._encode(self.units[unit])
             operations += 2
             size += len(body) + 1
             if batch.bodies and (operations > OPERATIONS_MAX or size > BODY_BYTES_MAX):
-                self.schedule.put_back(unit)
                 break
-            batch.bodies[unit] = body
+            batch.bodies[request.take()] = body
         return batch
 
     def _encode(self, unit: Sale | Movement) -> bytes:

@@ -43,7 +43,7 @@ from bench.place import (
 PLENTY = 1_000_000_000
 FLASH_UNITS = 1_000
 FLASH_RATE = 5_000.0
-REPLAY_CONCURRENCY = 64
+REPLAY_CONCURRENCY = 256
 _runs = count(1)
 
 WHAT = {

@@ -4,9 +4,9 @@ A *step* is one pipeline with one script call an operation. Two steps are in fli
 works on one while Python prepares the next; what arrives meanwhile waits and shares the one after.
 So the batch grows by itself with the load, and a lone call waits for nobody.
 
-Order: commands on one id take effect in the order they were handed in. A command whose id is in
-another step, or under another operation of this one, waits for that to be answered. A command that
-a script leaves undecided (``more_due``) goes first in the next step.
+Order: commands on one id take effect in the order they were handed in, and so do those of one type that
+were handed in together. What must not overtake another step, or another operation of this one, waits for
+that to be answered. A command that a script leaves undecided (``more_due``) goes first in the next step.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, Respon
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from engine.model import Command, Outcome
-from engine.parts import Group, Operation, Part, Submission
+from engine.parts import Group, Operation, Part, Submission, Waiting
 from engine.reservations import Wire
 from engine.scripts import Scripts
 from engine.statuses import Status
@@ -86,14 +86,32 @@ class Batcher:
         return submission.future
 
     def _parts(self, submission: Submission, commands: Sequence[Command]) -> list[Part]:
-        parts, start = [], 0
-        for kind, alike in groupby(commands, type):
-            operation, same = self._operations[kind], list(alike)
-            stop = start + len(same)
-            wires = [operation.encode(command) for command in same]
-            parts.append(Part(operation, submission, range(start, stop), same, wires))
-            start = stop
-        return parts
+        """One part a type, in the order in which the types appear, where that keeps the order of the
+        commands on each id; else a part for each run of one type."""
+        operations = self._operations
+        if len(commands) == 1:
+            operation = operations[type(commands[0])]
+            return [
+                Part(operation, submission, range(1), commands, [operation.encode(commands[0])])
+            ]
+        wires = [operations[type(command)].encode(command) for command in commands]
+        places: dict[type, Sequence[int]] = {}
+        for kind, run in groupby(range(len(commands)), lambda place: type(commands[place])):
+            places[kind] = [*places.get(kind, ()), *run]
+        if len(places) == 1:
+            return [
+                Part(operations[kind], submission, range(len(commands)), commands, wires)
+                for kind in places
+            ]
+        parts = [
+            _part(operations[kind], submission, places[kind], commands, wires) for kind in places
+        ]
+        if _keep_order(parts):
+            return parts
+        runs = groupby(range(len(commands)), lambda place: type(commands[place]))
+        return [
+            _part(operations[kind], submission, list(run), commands, wires) for kind, run in runs
+        ]
 
     async def drain(self) -> None:
         """Wait until nothing is queued or in flight."""
@@ -121,8 +139,7 @@ class Batcher:
         at the head of the queue, in order."""
         step: _Step = {}
         room, lines_left = COMMANDS_MAX, LINES_MAX
-        waiting: list[Part] = []
-        waiting_keys: set[str] = set()
+        waiting = Waiting()
         queue = self._queue
         while queue and room:
             part = queue.popleft()
@@ -130,47 +147,45 @@ class Batcher:
             if part.submission.future.done():
                 continue
             group = step.get(script)
-            if not self._may_go(part, waiting_keys, group, step):
-                if len(part) > 1:
-                    queue.extendleft(reversed(part.singles()))
-                else:
-                    waiting.append(part)
-                    waiting_keys.update(part.order_keys)
+            if waiting.holds_up(part) or not self._may_go(part, group, step):
+                waiting.add(part)
                 continue
             group = group or Group(part.operation)
-            limit = min(room, self._limits.get(script, COMMANDS_MAX) - group.count)
-            taken = min(part.fitting(lines_left), limit)
-            if taken == 0 and not step:
-                taken = 1  # more lines than a call may have, but the script decides one at least
-            if not taken:
-                waiting.append(part)
-                waiting_keys.update(part.order_keys)
+            most = self._limits.get(script, COMMANDS_MAX)
+            taken = min(part.fitting(lines_left), room, most - group.count)
+            if taken < len(part) <= most and step and part.lines <= LINES_MAX:
+                taken = 0  # the next step can take it whole
+            if not taken and step:
+                waiting.add(part)
                 continue
+            taken = max(
+                taken, 1
+            )  # more lines than a call may have: the script decides one at least
             if taken < len(part):
-                rest = part.between(taken, len(part))
-                waiting.append(rest)
-                waiting_keys.update(rest.order_keys)
+                waiting.add(part.between(taken, len(part)))
                 part = part.between(0, taken)
             step[script] = group
             group.add(part)
             room -= taken
             lines_left -= part.lines
-        queue.extendleft(reversed(waiting))
+        queue.extendleft(reversed(waiting.parts))
         return step
 
-    def _may_go(self, part: Part, waiting_keys: set[str], group: Group | None, step: _Step) -> bool:
-        """Would it overtake nothing: is no id of it waiting, in another step, or in another script of
-        this one?"""
-        ids = part.order_keys
+    def _may_go(self, part: Part, group: Group | None, step: _Step) -> bool:
+        """Would it overtake nothing: is no id of it in another step, or in another script of this one,
+        and is no other step deciding what was handed in with it, of its type?"""
+        ids, script = part.order_keys, part.operation.script
         if not ids:
             return True
         for other in self._in_flight:
             if not other.order_keys.isdisjoint(ids):
                 return False
+            if other.operation.script == script and part.submission in other.submissions:
+                return False
         for other in step.values():
             if other is not group and not other.order_keys.isdisjoint(ids):
                 return False
-        return waiting_keys.isdisjoint(ids)
+        return True
 
     async def _run(self, step: _Step) -> None:
         undecided: list[Part] = []
@@ -291,6 +306,28 @@ class Batcher:
                 *operation.arguments,
             )
         return dict(zip(calls, await pipe.execute(raise_on_error=False), strict=True))
+
+
+def _part(
+    operation: Operation,
+    submission: Submission,
+    places: Sequence[int],
+    commands: Sequence[Command],
+    wires: Sequence[Wire],
+) -> Part:
+    own = [commands[place] for place in places]
+    return Part(operation, submission, places, own, [wires[place] for place in places])
+
+
+def _keep_order(parts: Sequence[Part]) -> bool:
+    """If these parts go one after the other, do all commands on each id keep their order?"""
+    last: dict[str, int] = {}
+    for part in parts:
+        for key, place in zip(part.order_keys, part.places, strict=False):
+            if last.get(key, -1) > place:
+                return False
+            last[key] = place
+    return True
 
 
 def _decided(

@@ -114,8 +114,9 @@ class Engine:
     async def call_all(self, commands: Sequence[Command]) -> list[Outcome]:
         """Decide many commands, each by itself; outcomes in the order given.
 
-        Commands on one reservation or movement id take effect in the order given; those on
-        different ids may not.
+        Commands on one reservation or movement id take effect in the order given, and so do those of one
+        type (the reserves among themselves); those of different types on different ids may not. A call
+        that gets no answer, or a reserve that waits for overdue units, lets later ones pass.
         """
         return await self._batchers[0].submit(commands)
 

@@ -129,15 +129,41 @@ class Part:
 class Group:
     """What goes into one script call."""
 
-    __slots__ = ("count", "operation", "order_keys", "parts")
+    __slots__ = ("count", "operation", "order_keys", "parts", "submissions")
 
     def __init__(self, operation: Operation) -> None:
         self.operation = operation
         self.parts: list[Part] = []
         self.order_keys: set[str] = set()
+        self.submissions: set[Submission] = set()
         self.count = 0
 
     def add(self, part: Part) -> None:
         self.parts.append(part)
+        self.submissions.add(part.submission)
         self.order_keys.update(part.order_keys)
         self.count += len(part)
+
+
+class Waiting:
+    """What the next step can't take, in order, and what has to wait behind it: commands on its ids, and
+    those of its type that were handed in with it."""
+
+    __slots__ = ("_behind", "_order_keys", "parts")
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+        self._order_keys: set[str] = set()
+        self._behind: set[tuple[Submission, str]] = set()
+
+    def add(self, part: Part) -> None:
+        self.parts.append(part)
+        self._order_keys.update(part.order_keys)
+        if part.order_keys:
+            self._behind.add((part.submission, part.operation.script))
+
+    def holds_up(self, part: Part) -> bool:
+        if not self.parts or not part.order_keys:
+            return False
+        together = (part.submission, part.operation.script) in self._behind
+        return together or not self._order_keys.isdisjoint(part.order_keys)

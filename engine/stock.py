@@ -83,4 +83,6 @@ def decode_read(command: GetStock, answer: Any, now_ms: int) -> Outcome:
     records = [
         StockRecord(answer[i].decode(), *answer[i + 1 : i + 5]) for i in range(0, len(answer), 5)
     ]
-    return Outcome(status=Status.FOUND, stock=tuple(sorted(records, key=lambda r: r.location)))
+    if len(records) > 1:
+        records.sort(key=lambda record: record.location)
+    return Outcome(status=Status.FOUND, stock=tuple(records))

@@ -15,17 +15,18 @@ if not is_open() then
 end
 
 local function read_all(at)
-  local sku, answer = skus[at], {}
+  local sku, answer, n = skus[at], nil, 0
   for _, location in ipairs(locations(sku)) do
-    local s = stock(sku, location)
-    if s and not s.damaged then
-      local n = #answer
-      answer[n + 1], answer[n + 2], answer[n + 3] = location, s.on_hand, s.held
-      answer[n + 4], answer[n + 5] = s.quarantined, s.safety_stock
+    local on_hand, held, quarantined, safety_stock = read_numbers(stock_key(sku, location))
+    if on_hand and n == 0 then
+      answer, n = {location, on_hand, held, quarantined, safety_stock}, 5 -- a table of the right size
+    elseif on_hand then
+      answer[n + 1], answer[n + 2], answer[n + 3] = location, on_hand, held
+      answer[n + 4], answer[n + 5], n = quarantined, safety_stock, n + 5
     end
     lines_done = lines_done + 1
   end
-  return answer
+  return answer or {}
 end
 
 return {head.now, decide_each(skus, starts_every(1, skus), read_all), damaged}

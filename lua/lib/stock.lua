@@ -7,16 +7,27 @@
 local stocks = {}
 local touched = {}
 
-local function read_stock(sku, location)
-  local key = stock_key(sku, location)
+-- on_hand, held, quarantined and safety_stock; nil where there is no record, false where it can't be read.
+local function read_numbers(key)
   local fields = redis.pcall('HMGET', key, 'on_hand', 'held', 'quarantined', 'safety_stock')
   if fields.err == nil and not (fields[1] or fields[2] or fields[3] or fields[4]) then
-    return false
+    return nil
   end
   local on_hand, held, quarantined, safety_stock =
     whole(fields[1]), whole(fields[2]), whole(fields[3]), whole(fields[4])
   if not (on_hand and held and quarantined and safety_stock) then
     tell_damaged(key)
+    return false
+  end
+  return on_hand, held, quarantined, safety_stock
+end
+
+local function read_stock(sku, location)
+  local key = stock_key(sku, location)
+  local on_hand, held, quarantined, safety_stock = read_numbers(key)
+  if on_hand == nil then
+    return false
+  elseif not on_hand then
     return {key = key, sku = sku, location = location, damaged = true, available = 0}
   end
   return {key = key, sku = sku, location = location, on_hand = on_hand, held = held,

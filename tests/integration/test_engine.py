@@ -8,7 +8,7 @@ from kit import EXPIRED, Partition, confirm, extend, move, release, reserve, sta
 from redis.exceptions import NoScriptError
 
 from engine import keys
-from engine.model import GetReservation, GetStock
+from engine.model import GetReservation, GetStock, Reserve
 
 pytestmark = pytest.mark.anyio
 
@@ -266,4 +266,58 @@ async def test_given_more_asked_for_than_all_that_is_due_then_it_is_refused_in_t
     assert outcome.status == "insufficient_stock"
     assert outcome.shortages[0].available == 1_200
     assert p.record("big") is None
+    p.check()
+
+
+async def test_given_reserves_handed_in_together_then_the_first_ones_get_the_units(p, engine):
+    """More than two steps can take, among others' calls that fill them, small and large carts mixed."""
+    p.receive("B", 1_500)
+    skus = [f"s{i}" for i in range(200)]
+    p.send(*[move("receive", sku, 10_000) for sku in skus])
+    for run in range(2):
+        mine = []
+        for i in range(1_200):
+            cart = [*skus, "B"] if i % 150 == 0 else ["B"]
+            mine += [
+                reserve(f"m{run}-{i}", *cart),
+                *([confirm(f"m{run}-{i}")] if i % 3 == 0 else []),
+            ]
+        others = [
+            engine.call_all([reserve(f"o{run}-{k}-{i}", "A") for i in range(170)])
+            for k in range(12)
+        ]
+        outcomes, *_ = await asyncio.gather(engine.call_all(mine), *others)
+        told = [o.status for c, o in zip(mine, outcomes, strict=True) if isinstance(c, Reserve)]
+        left = 1_500 - 1_200 * run
+        expected = ["reserved"] * min(1_200, left) + ["insufficient_stock"] * max(0, 1_200 - left)
+        assert told == expected
+    p.check()
+
+
+async def test_given_an_id_first_confirmed_then_held_then_that_order_is_kept(p, engine):
+    """The types appear in an order that would change it."""
+    mixed = [reserve("r1", "A"), confirm("r2"), reserve("r2", "A"), confirm("r1"), release("r2")]
+    outcomes = await engine.call_all(mixed)
+    assert statuses(outcomes) == [
+        "reserved",
+        "unknown_reservation",
+        "reserved",
+        "confirmed",
+        "released",
+    ]
+    p.check()
+
+
+async def test_given_more_than_a_step_takes_then_no_second_step_decides_on_it_meanwhile(p, engine):
+    """Two steps go over two connections, and Redis may read the later one first."""
+    p.redis.client_pause(300, all=False)
+    mine = asyncio.gather(engine.call_all([reserve(f"m{i}", "A") for i in range(1_200)]))
+    others = [engine.call_all([reserve(f"o{k}-{i}", "A") for i in range(100)]) for k in range(4)]
+    rest = asyncio.gather(*others)
+    await asyncio.sleep(0.1)
+    groups = engine._batchers[0]._in_flight
+    assert len(groups) == 2, "others' go meanwhile"
+    assert groups[0].submissions.isdisjoint(groups[1].submissions)
+    outcomes = [*(await mine), *(await rest)]
+    assert {o.status for each in outcomes for o in each} == {"reserved"}
     p.check()
