@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import shutil
 import subprocess
-from itertools import count
 from typing import Any
 
 import msgspec
@@ -28,7 +28,7 @@ CLIENTS = 2
 DECR_A_SECOND = 60_000  # how many requests DECR is given for each second of measuring
 MANY_SKUS = 10_000
 PLENTY = 1_000_000_000
-_runs = count(1)
+_runs = itertools.count(1)
 
 WHAT = {
     "engine_hot_durable": "reserve, one hot sku, 2 client processes, appendfsync always, against DECR",
@@ -150,22 +150,29 @@ class Work:
         clients = [self._client(work, number, orders) for number in range(CLIENTS)]
         for _, process in clients:
             child.go(process)
-        done, acknowledged, findings = 0.0, [], []
+        redis_s = self._place.redis_cpu_s()
+        done, count, client_s, acknowledged, findings = 0.0, 0, 0.0, [], []
         for path, process in clients:
             told = child.told(process, self._seconds + 60)
             result = msgspec.json.decode(told, type=Done)
             done += result.count / result.seconds
+            count, client_s = count + result.count, client_s + result.cpu_s
             acknowledged += path.read_text().split()
             path.unlink()
             if result.other:
                 findings.append(f"{result.other} commands had another outcome than was meant")
+        redis_s = self._place.redis_cpu_s() - redis_s
+        notes = {
+            "redis_us": 1e6 * redis_s / max(1, count),
+            "client_us": 1e6 * client_s / max(1, count),
+        }
         self._persister.let_go()
         self._place.wait_for_ledger()
         self._persister.check()
         redis, ledger = self._place.redis, self._place.postgres_url
         findings += audit_reservations(redis, ledger, acknowledged)
         findings += audit_stock(redis, ledger)
-        return Run(done * units, findings)
+        return Run(done * units, findings, notes)
 
     def _client(self, work: str, number: int, orders: dict[str, Any]) -> Any:
         run = f"{next(_runs)}-{number}"

@@ -36,6 +36,7 @@ from bench.place import (
     audit_reservations,
     audit_stock,
     connect_redis,
+    cpu_s,
     until,
     wait_for_ledger,
 )
@@ -260,11 +261,15 @@ class Service:
             sku=sku,
             acknowledged=str(self._place / "acknowledged"),
         )
+        parts = {"redis": self._pids["redis"], "worker": self._pids["http-1"]}
+        before_s = {name: cpu_s(pid) for name, pid in parts.items()}
         with self._persister(held_back):
             done = _generate(orders)
         notes = {**done.latency_ms, "units": float(done.units)}
         if work == "echo":
             return Run(done.units / done.seconds, notes=notes)
+        for name, pid in parts.items():
+            notes[f"{name}_us"] = 1e6 * (cpu_s(pid) - before_s[name]) / max(1, done.units)
         findings = []
         odd = {s: n for s, n in done.statuses.items() if s not in (200, 201, 409)}
         if odd or done.failed:

@@ -18,6 +18,7 @@ from bench.place import (
     Process,
     audit_reservations,
     audit_stock,
+    cpu_s,
     until,
 )
 from engine import keys
@@ -72,8 +73,10 @@ def drain(place: Place, events: int) -> Run:
         pass  # opened, and nobody at work
     ids = asyncio.run(_fill(place.redis_server.url, events))
     seq = read_head(place.redis, 0).position[1]
+    broker = place.kafka_server
+    before_s = {"broker": cpu_s(broker.pid)} if broker else {}
     began_s = time.monotonic()
-    programs = ["persister", *(["relay"] if place.kafka_server else [])]
+    programs = ["persister", *(["relay"] if broker else [])]
     processes = [Process(["api.cli", name], place.environ, place.log) for name in programs]
     try:
         place.wait_for_ledger()
@@ -82,6 +85,11 @@ def drain(place: Place, events: int) -> Run:
             f"{name}_rss_mb": psutil.Process(process.pid).memory_info().rss / 2**20
             for name, process in zip(programs, processes, strict=True)
         }
+        pids = {name: process.pid for name, process in zip(programs, processes, strict=True)}
+        if broker:
+            pids["broker"] = broker.pid
+        for name, pid in pids.items():
+            notes[f"{name}_us"] = 1e6 * (cpu_s(pid) - before_s.get(name, 0.0)) / seq
         until("the outbox is empty", lambda: place.redis.xlen(keys.outbox(0)) == 0)
     finally:
         for process in processes:

@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
+import psutil  # type: ignore[import-untyped]
 import psycopg
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -44,6 +45,12 @@ def until(what: str, check: Callable[[], Any], patience_s: float = PATIENCE_S) -
             raise BenchError(f"not within {patience_s:.0f} s: {what}")
         time.sleep(0.02)
     return answer
+
+
+def cpu_s(*pids: int) -> float:
+    """Processor time that these processes have used, in seconds."""
+    times = [psutil.Process(pid).cpu_times() for pid in pids]
+    return float(sum([each.user + each.system for each in times]))
 
 
 def connect_redis(url: str) -> Redis:
@@ -152,6 +159,11 @@ class Place:
             yield persister
         finally:
             persister.stop()
+
+    def redis_cpu_s(self) -> float:
+        """Processor time that Redis has used, in seconds."""
+        told = self.redis.info("cpu")
+        return float(told["used_cpu_user"] + told["used_cpu_sys"])
 
     def wait_for_ledger(self) -> None:
         wait_for_ledger(self.redis, self.postgres_url)

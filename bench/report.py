@@ -58,6 +58,27 @@ def _share(each: Figure) -> float:
     return each.target / judged if each.at_most else judged / each.target
 
 
+#: Whose processor time is told, by the figure and the note that has it.
+_COSTS = (
+    ("Redis, 512 a call", "engine_hot_durable", "redis_us"),
+    ("engine and load process, 512 a call", "engine_hot_durable", "client_us"),
+    ("Redis, batches of 200", "http_batch", "redis_us"),
+    ("HTTP worker with its engine, batches of 200", "http_batch", "worker_us"),
+    ("Redis, one a request", "http_reserve", "redis_us"),
+    ("HTTP worker with its engine, one a request", "http_reserve", "worker_us"),
+    ("relay", "pipeline_drain", "relay_us"),
+    ("broker", "pipeline_drain", "broker_us"),
+    ("persister", "pipeline_drain", "persister_us"),
+)
+
+
+def _costs(figures: list[Figure]) -> list[str]:
+    notes = {figure.name: figure.notes for figure in figures}
+    found = [(where, notes.get(name, {}).get(note)) for where, name, note in _COSTS]
+    rows = [f"| {where} | {value:.1f} |" for where, value in found if value is not None]
+    return ["| where | µs |", "|---|---|", *rows] if rows else ["Not measured in this run."]
+
+
 def write_report(
     path: Path,
     machine: dict[str, str],
@@ -86,6 +107,13 @@ has no figure.
 {head}
 |---|---|---|---|---|---|---|---|
 {chr(10).join(rows)}
+
+## Cost of one reservation
+
+Processor time from the runs above, in µs. The load process makes its commands, too; Redis' share grows
+where few travel in a call, that of HTTP where each has a request of its own.
+
+{chr(10).join(_costs(figures))}
 
 ![measured by target](plots/targets.png)
 

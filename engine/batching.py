@@ -95,9 +95,9 @@ class Batcher:
                 Part(operation, submission, range(1), commands, [operation.encode(commands[0])])
             ]
         wires = [operations[type(command)].encode(command) for command in commands]
-        places: dict[type, Sequence[int]] = {}
+        places: dict[type, list[int]] = {}
         for kind, run in groupby(range(len(commands)), lambda place: type(commands[place])):
-            places[kind] = [*places.get(kind, ()), *run]
+            places.setdefault(kind, []).extend(run)
         if len(places) == 1:
             return [
                 Part(operations[kind], submission, range(len(commands)), commands, wires)
@@ -158,9 +158,8 @@ class Batcher:
             if not taken and step:
                 waiting.add(part)
                 continue
-            taken = max(
-                taken, 1
-            )  # more lines than a call may have: the script decides one at least
+            # With more lines than a call may have, too: the script decides one at least.
+            taken = max(taken, 1)
             if taken < len(part):
                 waiting.add(part.between(taken, len(part)))
                 part = part.between(0, taken)
