@@ -140,8 +140,7 @@ def tail_of(body: Sequence[object]) -> msgspec.Raw:
     """The bytes of a body (order_id, customer_id, fingerprint, lines) with its seal before it, as a
     msgpack string: what the scripts carry along unread."""
     data = _encode(body)
-    seal = sha1(data).hexdigest()[:8].encode()
-    return msgspec.Raw(b"\xdb" + (9 + len(data)).to_bytes(4, "big") + b"\xa8" + seal + data)
+    return as_string(b"\xa8" + seal_of(data).encode() + data)
 
 
 def _check_ttl(ttl_ms: int) -> int:
