@@ -37,13 +37,13 @@ class Extended(Record, frozen=True, array_like=True, gc=False, tag="extend"):
 
 class Taken(Record, frozen=True, array_like=True, gc=False, tag="take"):
     """Confirm, release or expire: the reservation as it is kept after it; ``taken`` a quantity a line,
-    None for all of every line."""
+    None for all of every line; ``part_fingerprint`` is that of a part, else ''."""
 
     operation: str
     at_ms: int
     reservation_id: str
     request_id: str
-    fingerprint: str
+    part_fingerprint: str
     taken: list[int] | None
 
 
@@ -185,7 +185,7 @@ def _public(partition: int, epoch: int, packed: Packed) -> Event:
         return Event(
             type="reserve",
             deadline_ms=packed.deadline_ms,
-            fingerprint=body.fingerprint,
+            fingerprint=packed.fingerprint,
             lines=tuple([EventLine(s, at, q, 0, q, 0) for s, at, q in body.triples()]),
             **fields,
         )
@@ -197,7 +197,7 @@ def _public(partition: int, epoch: int, packed: Packed) -> Event:
         type=packed.operation,
         status=STATES[packed.state],
         request_id=packed.request_id or None,
-        fingerprint=packed.fingerprint or None,
+        fingerprint=packed.part_fingerprint or None,
         lines=tuple(
             [
                 EventLine(sku, location, quantity, -quantity if leaves else 0, -quantity, 0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from hashlib import blake2b, sha1
+from hashlib import sha1
 from typing import Any, TypeAlias
 
 import msgspec
@@ -33,6 +33,7 @@ from engine.statuses import State, Status
 log = logging.getLogger("holdfast.engine")
 
 _encode = msgspec.msgpack.Encoder().encode
+_SEAL_HEAD = b"\xb8"  # a msgpack string of 24 bytes
 STATES = (State.HELD, State.CONFIRMED, State.RELEASED, State.EXPIRED)
 
 
@@ -41,11 +42,12 @@ Wire: TypeAlias = tuple[object, ...]
 
 
 class Body(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What never changes about a reservation. ``lines`` is flat: sku, location, quantity, …"""
+    """What never changes about a reservation. ``lines`` is flat: sku, location, quantity, …;
+    ``named`` the fingerprint where it isn't the seal (``tail_of``), else ''."""
 
     order_id: str
     customer_id: str
-    fingerprint: str
+    named: str
     lines: list[str | int]
 
     def triples(self) -> list[tuple[str, str, int]]:
@@ -67,6 +69,11 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     seal: str
     body: Body
 
+    @property
+    def fingerprint(self) -> str:
+        """What makes two reserves the same."""
+        return self.body.named or self.seal
+
 
 _decode_record = msgspec.msgpack.Decoder(Record).decode
 
@@ -79,7 +86,7 @@ def read_record(value: bytes) -> Record:
 
 def is_whole(value: bytes, record: Record) -> bool:
     """Are the checksums of these kept bytes right, as the scripts see it?"""
-    seal = b"\xa8" + record.seal.encode()
+    seal = _SEAL_HEAD + record.seal.encode()
     data = value[value.index(seal) + len(seal) :]
     numbers = (record.state, record.created_ms, record.deadline_ms, record.seq)
     return record.check == check_of(*numbers, record.parts) and record.seal == seal_of(data)
@@ -94,8 +101,8 @@ def check_of(
 
 
 def seal_of(body: bytes) -> str:
-    """The checksum of what doesn't."""
-    return sha1(body).hexdigest()[:8]
+    """The checksum of what doesn't: 96 bits of SHA-1, which Redis' Lua has."""
+    return sha1(body).hexdigest()[:24]
 
 
 def add_up(lines: Sequence[Line]) -> tuple[Line, ...]:
@@ -115,8 +122,8 @@ _Flat: TypeAlias = list[str | int]
 
 
 def fingerprint(content: Sequence[object]) -> str:
-    """What makes two commands the same: 96 bits of BLAKE2b over their content."""
-    return blake2b(_encode(content), digest_size=12).hexdigest()
+    """What makes two commands the same: a checksum of their content."""
+    return seal_of(_encode(content))
 
 
 def flat(lines: Sequence[Line]) -> _Flat:
@@ -136,11 +143,22 @@ def as_string(data: bytes) -> msgspec.Raw:
     return msgspec.Raw(b"\xdb" + len(data).to_bytes(4, "big") + data)
 
 
-def tail_of(body: Sequence[object]) -> msgspec.Raw:
-    """The bytes of a body (order_id, customer_id, fingerprint, lines) with its seal before it, as a
-    msgpack string: what the scripts carry along unread."""
-    data = _encode(body)
-    return as_string(b"\xa8" + seal_of(data).encode() + data)
+def tail_of(
+    order_id: str, customer_id: str, lines: Sequence[str | int], named: str = ""
+) -> msgspec.Raw:
+    """The bytes of a body with its seal before it, as a msgpack string: what the scripts carry along
+    unread. ``named`` is its fingerprint, by default that of these very lines.
+
+    A fingerprint is the seal of the body with the lines as asked for, sorted, and no fingerprint in it.
+    So most bodies need none: theirs is their seal. A body whose lines are in another order, or were
+    chosen by sourcing, carries it.
+    """
+    data = _encode((order_id, customer_id, "", lines))
+    seal = seal_of(data)
+    if named and named != seal:
+        data = _encode((order_id, customer_id, named, lines))
+        seal = seal_of(data)
+    return as_string(_SEAL_HEAD + seal.encode() + data)
 
 
 def _check_ttl(ttl_ms: int) -> int:
@@ -151,23 +169,28 @@ def _check_ttl(ttl_ms: int) -> int:
 
 def encode_reserve(command: Reserve) -> Wire:
     order_id, customer_id = command.order_id, command.customer_id or ""
-    triples, in_order, candidates = _asked(command.lines)
-    named = fingerprint((order_id, customer_id, in_order))
-    tail = tail_of((order_id, customer_id, named, triples))
+    lines, candidates, named = command.lines, 0, ""
+    if len(lines) != 1 or lines[0].candidates:
+        lines, candidates, named = _cart(order_id, customer_id, lines)
+    triples = flat(lines)
+    tail = tail_of(order_id, customer_id, triples, named)
     ttl_ms = _check_ttl(command.ttl_ms)
     return (command.reservation_id, ttl_ms, tail, candidates, len(triples), *triples)
 
 
-def _asked(lines: tuple[Line, ...]) -> tuple[_Flat, _Flat, object]:
-    """Lines as the script takes them, as the fingerprint does, and their candidates (0: none)."""
-    if len(lines) == 1 and not lines[0].candidates:
-        triples = flat(lines)  # most reservations
-        return triples, triples, 0
-    lines = add_up(lines)
+def _cart(
+    order_id: str, customer_id: str, asked: tuple[Line, ...]
+) -> tuple[tuple[Line, ...], Any, str]:
+    """Its lines added up, their candidates (0: none), and the fingerprint: '' where that is the seal."""
+    lines = add_up(asked)
     if not 1 <= len(lines) <= LINES_MAX:
         raise ValueError(f"a reservation has {len(lines)} lines; it must have 1 to {LINES_MAX}")
+    in_order = tuple(sorted(lines, key=_line_key))
+    named = ""
+    if in_order != lines:
+        named = fingerprint((order_id, customer_id, "", flat(in_order)))
     candidates = [line.candidates for line in lines]
-    return flat(lines), flat(sorted(lines, key=_line_key)), candidates if any(candidates) else 0
+    return lines, candidates if any(candidates) else 0, named
 
 
 def encode_part(command: Confirm | Release) -> Wire:
@@ -244,7 +267,7 @@ def decode_reserve(command: Reserve, answer: Any, now_ms: int) -> Outcome:
         )
         return Outcome(status=Status.RESERVED, reservation=reservation)
     if type(answer) is int:
-        (line,) = add_up(command.lines)
+        line = command.lines[0] if len(command.lines) == 1 else add_up(command.lines)[0]
         shortage = Shortage(line.sku, line.location, line.quantity, -answer)
         return Outcome(status=Status.INSUFFICIENT_STOCK, shortages=(shortage,))
     status = Status(answer[0].decode())

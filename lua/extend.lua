@@ -48,7 +48,7 @@ local function decide(at)
     return {'lifetime_exceeded', r.value}
   end
   local seq = next_seq()
-  local value = pack_reservation(HELD, r.created, deadline, seq, r.parts, r.tail)
+  local value = pack_reservation(r, HELD, deadline, seq, r.parts)
   begin_writes()
   redis.call('SET', r.key, value)
   add_due(deadline, id)

@@ -20,7 +20,7 @@ local judged = {epoch = ARGV[1], seq = ARGV[2], run_id = ARGV[3], server = ARGV[
 
 local kept = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'run_id')
 if (kept[1] or '') ~= judged.epoch or (kept[2] or '') ~= judged.seq
-    or (kept[3] or '') ~= judged.run_id or server_run_id() ~= judged.server or server_replid() ~= judged.replid then
+    or (kept[3] or '') ~= judged.run_id or not runs_as(judged.server) or not replicates_as(judged.replid) then
   return {'changed'}
 end
 

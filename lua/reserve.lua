@@ -45,39 +45,33 @@ end
 
 -- The answer where this id is kept already; nil where it isn't.
 local function replay(at)
-  local r = nil
-  if not is_absent(values, at) then
-    r = read_reservation(values[at])
-  end
+  write_holds()
+  local r = read_reservation(values[at])
   if r == nil then
     return nil
   end
-  local _, asked = cmsgpack.unpack(values[at + 2])
-  return r and r.body[3] == asked[3] and {'already_reserved', r.value} or {'reservation_mismatch'}
+  local same = r and fingerprint_of(r.seal, r.body) == fingerprint_of(cmsgpack.unpack(values[at + 2]))
+  return same and {'already_reserved', r.value} or {'reservation_mismatch'}
 end
 
-local function hold_it(at)
+local function hold_it(at, key)
+  local id = values[at]
   local tail = sourced[at] and sourced_tail(values[at + 2]) or values[at + 2]
-  local value = write_hold(values[at], values[at + 1], tail)
-  if not value then
-    return replay(at)
-  end
-  absent[values[at]] = nil
+  local value = write_hold(id, key or reservation_key(id), values[at + 1], tail)
+  absent[id] = nil
   return sourced[at] and {'reserved', value} or 1
 end
 
 local function decide(at)
-  local count = values[at + 4]
+  local key, count = absent_key(values, at), values[at + 4]
+  local known = not key and replay(at)
+  if known then
+    return known
+  end
   while true do
     local short, unknown_sku = source(values, at + 5, at + 4 + count, values[at + 3])
-    local answer
-    if short or unknown_sku then
-      answer = replay(at)
-    else
-      answer = hold_it(at)
-    end
-    if answer then
-      return answer
+    if not (short or unknown_sku) then
+      return hold_it(at, key)
     elseif unknown_sku or nothing_due then
       lines_done = lines_done + count / 3
       return unknown_sku and {'unknown_sku', unknown_sku} or count == 3 and -short[4]
@@ -85,10 +79,12 @@ local function decide(at)
     elseif looked_at >= TAKE_BACK_MAX or lines_done >= LINES_MAX then
       return 'more_due'
     end
+    write_holds()
     looked_at = looked_at + take_back(TAKE_BACK_MAX - looked_at, retention_ms)
   end
 end
 
 local answers = decide_each(values, starts, decide)
+write_holds()
 write_due_lists()
 return finish(answers)

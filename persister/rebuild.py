@@ -33,7 +33,7 @@ def packed(event: Event) -> tuple[object, ...]:
     common = (event.type, event.epoch, event.seq, event.at_ms, name, lines)
     if event.type == "reserve":
         order, customer = event.order_id or "", event.customer_id or ""
-        tail = tail_of((order, customer, event.fingerprint or "", body))
+        tail = tail_of(order, customer, body, event.fingerprint or "")
         return (*common, event.deadline_ms, tail)
     if event.type == "extend":
         return (*common, event.deadline_ms)

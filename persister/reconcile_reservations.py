@@ -80,7 +80,7 @@ def _other(record: Record, live: Live) -> list[str]:
         "creation": (record.created_ms, live.created_ms),
         "order": (body.order_id, live.order_id),
         "customer": (body.customer_id, live.customer_id or ""),
-        "fingerprint": (body.fingerprint, live.fingerprint),
+        "fingerprint": (record.fingerprint, live.fingerprint),
     }
     return [name for name, (redis, ledger) in pairs.items() if redis != ledger]
 

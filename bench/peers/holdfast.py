@@ -24,10 +24,8 @@ LOCATION = "MAIN"
 
 
 class Holdfast(Shop):
-    """One process with one engine, as one HTTP worker has it. ``batch``: reservations a call
+    """A process with one engine on each core, as an HTTP worker has it. ``batch``: reservations a call
     (``Engine.call_all`` where it is more than one)."""
-
-    processes = 1
 
     def __init__(self, url: str, batch: int = 1) -> None:
         super().__init__(url)

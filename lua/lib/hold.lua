@@ -18,21 +18,30 @@ end
 
 -- The tail of a reservation with the lines that sourcing took instead of those that were asked for.
 local function sourced_tail(tail)
-  local _, asked = cmsgpack.unpack(tail)
-  return pack_tail({asked[1], asked[2], asked[3], merged()})
+  local seal, asked = cmsgpack.unpack(tail)
+  return pack_tail({asked[1], asked[2], fingerprint_of(seal, asked), merged()})
 end
 
--- Write what sourcing took, with the bytes of the body and its seal. Answers the value; nil (and nothing
--- is written or taken) where the id is kept already.
-local function write_hold(id, ttl_ms, tail)
-  local shared, seq = beginnings[ttl_ms] or begin_with(ttl_ms), head.seq + 1
+local unwritten, unwritten_max = {}, 128 -- flat: key, value; many are written at once, which costs half
+
+-- Whoever reads reservations that this call may have held has to call it first.
+local function write_holds()
+  if #unwritten > 0 then
+    redis.call('MSET', unpack(unwritten))
+    unwritten = {}
+  end
+end
+
+-- Write what sourcing took for an id that isn't kept, with the bytes of the body and its seal. Answers the
+-- value.
+local function write_hold(id, key, ttl_ms, tail)
+  local shared, seq, n = beginnings[ttl_ms] or begin_with(ttl_ms), next_seq(), #unwritten
   local value = shared.bytes .. cmsgpack.pack(seq, nil, (shared.check + 7 * seq) % CHECK_MOD) .. tail
   begin_writes()
-  if not redis.call('SET', reservation_key(id), value, 'NX') then
-    undo()
-    return nil
+  unwritten[n + 1], unwritten[n + 2] = key, value
+  if n + 2 >= unwritten_max then
+    write_holds()
   end
-  head.seq = seq
   for i = 1, taken, 2 do
     touch(takes[i], seq)
   end

@@ -61,14 +61,13 @@ end
 
 -- The reservation that the ledger has, as this script would have read it.
 local function from_ledger(id, created, deadline, parts, tail)
-  local _, body = cmsgpack.unpack(tail)
-  return {key = reservation_key(id), created = created, deadline = deadline, tail = tail, parts = parts,
-    body = body}
+  local r = with_tail(id, created, tail)
+  r.deadline, r.parts = deadline, parts
+  return r
 end
 
 local function write_ended(r, seq, parts, retention_ms)
-  redis.call('SET', r.key, pack_reservation(RELEASED, r.created, r.deadline, seq, parts, r.tail),
-    'PX', retention_ms)
+  redis.call('SET', r.key, pack_reservation(r, RELEASED, r.deadline, seq, parts), 'PX', retention_ms)
 end
 
 -- All that is left counted as released.
@@ -107,7 +106,7 @@ local function restore(reason, id, created, deadline, parts, tail, judged)
   end
   begin_writes()
   local seq = next_seq()
-  redis.call('SET', r.key, pack_reservation(HELD, created, deadline, seq, r.parts, tail))
+  redis.call('SET', r.key, pack_reservation(r, HELD, deadline, seq, r.parts))
   add_due(deadline, id)
   return tell(seq, reason, {}, id, r.body, HELD)
 end

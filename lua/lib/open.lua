@@ -3,14 +3,15 @@
 --- @include keys.lua
 local head = {}
 
--- The identity of the process, and of the line of replication its data are from: the latter changes
--- where a server becomes a replica and is promoted again, without ever being restarted.
-local function server_run_id()
-  return string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+-- Is this the process with that run_id, and are its data from the line of replication with that replid?
+-- The latter changes where a server becomes a replica and is promoted again, without ever being restarted.
+-- (Found as plain text: a pattern would try every place of it, in each call of each script.)
+local function runs_as(run_id)
+  return string.find(redis.call('INFO', 'server'), 'run_id:' .. run_id .. '\r', 1, true) ~= nil
 end
 
-local function server_replid()
-  return string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+local function replicates_as(replid)
+  return string.find(redis.call('INFO', 'replication'), 'master_replid:' .. replid .. '\r', 1, true) ~= nil
 end
 
 local function whole(text)
@@ -37,6 +38,6 @@ local function read_head()
 end
 
 local function is_open()
-  return read_head() and head.run_id == server_run_id()
-    and (not head.replid or head.replid == server_replid())
+  return read_head() and head.run_id and runs_as(head.run_id)
+    and (not head.replid or replicates_as(head.replid))
 end

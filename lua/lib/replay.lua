@@ -17,7 +17,7 @@ end
 
 -- An ended reservation is remembered for as long after its end as it would have been.
 local function write(r, state, deadline, seq, parts, forget_ms)
-  local value = pack_reservation(state, r.created, deadline, seq, parts, r.tail)
+  local value = pack_reservation(r, state, deadline, seq, parts)
   if state == HELD then
     redis.call('SET', r.key, value)
   elseif forget_ms > head.now then
@@ -71,8 +71,7 @@ end
 
 local REPLAYS = {
   reserve = function(e, id, seq, limits)
-    local r = {key = reservation_key(id), created = e[4], tail = e[8]}
-    write(r, HELD, e[7], seq)
+    write(with_tail(id, e[4], e[8]), HELD, e[7], seq)
     if limits.with_due then
       add_due(e[7], id)
     end

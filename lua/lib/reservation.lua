@@ -1,14 +1,14 @@
 -- A reservation as it is kept: the msgpack values state, created, deadline, seq, parts, check, seal, body,
--- one after the other. `body` = {order_id, customer_id or '', fingerprint, lines} with lines flat (sku,
--- location, quantity, sku, …) never changes and `seal` is its checksum; both together, the `tail`, are
--- carried along as bytes. `check` is that of the values before it. `parts` is nil until a part is taken,
--- then flat (confirmed, released, confirmed, …), a pair a line; a reservation that ended in one piece
--- needs none: its state tells it.
+-- one after the other. `body` = {order_id, customer_id or '', named, lines} with lines flat (sku, location,
+-- quantity, sku, …) never changes and `seal` is its checksum; both together, the `tail`, are carried along as
+-- bytes. `named` is the fingerprint where the seal isn't that too, else ''. `check` is the checksum of the
+-- values before it. `parts` is nil until a part is taken, then flat (confirmed, released, confirmed, …), a
+-- pair a line; a reservation that ended in one piece needs none: its state tells it.
 --- @include damage.lua
 --- @include keys.lua
 --- @include lines.lua
 local HELD, CONFIRMED, RELEASED, EXPIRED = 0, 1, 2, 3
-local SEAL_BYTES, CHECK_MOD = 8, 65521
+local SEAL_BYTES, CHECK_MOD = 24, 65521
 
 local type = type
 
@@ -18,6 +18,11 @@ end
 
 local function seal_of(body_bytes)
   return string.sub(redis.sha1hex(body_bytes), 1, SEAL_BYTES)
+end
+
+-- What makes two reserves the same.
+local function fingerprint_of(seal, body)
+  return body[3] ~= '' and body[3] or seal
 end
 
 local function check_of(state, created, deadline, seq, parts)
@@ -31,15 +36,13 @@ end
 -- Raises, or answers nil, for what these scripts did not write: what carries the right check and seal can
 -- be copied into an event unread, and no broken record ever gets there and stops the ledger.
 local function unpack_reservation(value)
-  local offset, state, created, deadline, seq, parts, check = cmsgpack.unpack_limit(value, 6)
-  local tail = string.sub(value, offset + 1)
-  local seal, body = cmsgpack.unpack(tail)
-  if check ~= check_of(state, created, deadline, seq, parts)
-      or seal ~= seal_of(string.sub(tail, SEAL_BYTES + 2)) then
+  local offset, state, created, deadline, seq, parts, check, seal = cmsgpack.unpack_limit(value, 7)
+  local bytes = string.sub(value, offset + 1)
+  if check ~= check_of(state, created, deadline, seq, parts) or seal ~= seal_of(bytes) then
     return nil
   end
   return {value = value, state = state, created = created, deadline = deadline, seq = seq, parts = parts,
-    tail = tail, body = body}
+    seal = seal, bytes = bytes, body = cmsgpack.unpack(bytes)}
 end
 
 local function unpacked(value)
@@ -64,14 +67,22 @@ local function read_reservation(id)
   return r
 end
 
+-- `r` as far as it never changes (created, seal, bytes) with what changes.
+local function pack_reservation(r, state, deadline, seq, parts)
+  return cmsgpack.pack(state, r.created, deadline, seq, parts,
+    check_of(state, r.created, deadline, seq, parts), r.seal) .. r.bytes
+end
+
 local function pack_tail(body)
   local bytes = cmsgpack.pack(body)
   return cmsgpack.pack(seal_of(bytes)) .. bytes
 end
 
-local function pack_reservation(state, created, deadline, seq, parts, tail)
-  return cmsgpack.pack(state, created, deadline, seq, parts, check_of(state, created, deadline, seq, parts))
-    .. tail
+-- A reservation of whose value only the tail is there yet.
+local function with_tail(id, created, tail)
+  local seal, body = cmsgpack.unpack(tail)
+  return {key = reservation_key(id), created = created, seal = seal,
+    bytes = string.sub(tail, SEAL_BYTES + 2), body = body}
 end
 
 local function left_of_line(r, i)

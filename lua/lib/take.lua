@@ -36,7 +36,7 @@ local function take(operation, id, r, part, request_id, fingerprint, retention_m
       take_off(lines[i], lines[i + 1], quantity, operation == 'confirm', seq)
     end
   end
-  local value = pack_reservation(state, r.created, r.deadline, seq, parts, r.tail)
+  local value = pack_reservation(r, state, r.deadline, seq, parts)
   if state == HELD then
     redis.call('SET', r.key, value)
   else

@@ -102,7 +102,7 @@ async def test_a_whole_ledger_is_clean_and_its_live_reservations_are_those_of_re
         record = read_record(redis.get(keys.reservation(0, reservation_id)))
         assert record.state == 0
         assert (record.created_ms, record.deadline_ms, record.seq) == (created_ms, deadline_ms, seq)
-        assert record.body.fingerprint == fingerprint
+        assert record.fingerprint == fingerprint
         parts = record.parts or [0, 0] * len(lines)
         expected = [
             [*triple, *parts[2 * i : 2 * i + 2]] for i, triple in enumerate(record.body.triples())

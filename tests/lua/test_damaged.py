@@ -41,7 +41,7 @@ def held_value(p, *, state=0, created=None, deadline=None, parts=None, body=None
             parts,
             record.check,
             record.seal,
-            body or ["order-bad", "", record.body.fingerprint, ["A", "X", 2]],
+            body or ["order-bad", "", record.body.named, ["A", "X", 2]],
         )
         + tail
     )
@@ -54,7 +54,7 @@ RESERVATIONS = {
     "garbage": lambda p: b"\xc1\xff\xfe\x00garbage",
     "text": lambda p: b"held",
     "cut short": lambda p: held_value(p)[:-3],
-    "no body": lambda p: packed(0, 1, 2, 3, None, 0, "12345678"),
+    "no body": lambda p: packed(0, 1, 2, 3, None, 0, "s" * 24),
     "unknown state": lambda p: held_value(p, state=7),
     "negative state": lambda p: held_value(p, state=-1),
     "state is a text": lambda p: held_value(p, state="held"),
@@ -62,7 +62,7 @@ RESERVATIONS = {
     "deadline is a fraction": lambda p: held_value(p, deadline=1.5),
     "created is a text": lambda p: held_value(p, created="then"),
     "body is a number": lambda p: held_value(p, body=5),
-    "no fingerprint": lambda p: held_value(p, body=["o", ""]),
+    "no name": lambda p: held_value(p, body=["o", ""]),
     "no lines": lambda p: held_value(p, body=["o", "", F]),
     "lines are empty": lambda p: held_value(p, body=["o", "", F, []]),
     "lines are a text": lambda p: held_value(p, body=["o", "", F, "AX2"]),

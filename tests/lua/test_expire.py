@@ -167,6 +167,20 @@ def test_given_a_shortage_and_due_holds_then_reserve_takes_them_back_in_the_same
     p.check()
 
 
+def test_given_an_id_held_anew_in_a_call_that_takes_back_then_its_old_entry_is_passed_over(p):
+    p.receive("A", 3)
+    p.hold("r1", "A")
+    p.hold("r2", "A")
+    p.one(release("r1"))
+    p.redis.delete(keys.reservation(0, "r1"))  # as its retention does
+    p.make_all_due()
+    outcomes, damaged = p.send(reserve("r1", ("A", 2)), reserve("r3", "A")), p.damaged
+    assert (statuses(outcomes), damaged) == (["reserved", "reserved"], [])
+    assert p.record("r1").state == HELD
+    assert p.record("r2").state == EXPIRED
+    p.check()
+
+
 def test_given_enough_stock_then_reserve_takes_nothing_back(p):
     p.receive("A", 3)
     p.hold("r1", "A")

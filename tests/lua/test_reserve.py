@@ -17,6 +17,7 @@ from kit import (
 from redis.exceptions import ResponseError
 
 from engine import keys
+from engine.reservations import seal_of
 from engine.settings import Settings
 
 
@@ -49,7 +50,7 @@ def test_given_stock_when_reserved_then_units_are_held_and_one_event_tells_it(p)
     event = p.events()[-1]
     assert (event.epoch, event.seq, event.type, event.at_ms) == (1, 2, "reserve", p.now_ms)
     assert (event.reservation_id, event.order_id, event.customer_id) == ("r1", "order-r1", "c1")
-    assert (event.deadline_ms, event.fingerprint) == (deadline, record.body.fingerprint)
+    assert (event.deadline_ms, event.fingerprint) == (deadline, record.fingerprint)
     assert [msgspec.structs.astuple(x) for x in event.lines] == [("A", "X", 3, 0, 3, 0)]
     assert (p.head()["seq"], p.head()["last_ms"]) == ("2", str(p.now_ms))
     p.check()
@@ -316,3 +317,54 @@ def test_given_a_kept_id_among_many_refused_ones_then_it_is_told_as_it_is(redis,
         1,
         0,
     )
+
+
+# Holds are written many at once.
+
+
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 300])
+def test_given_many_holds_with_a_kept_id_among_them_then_each_is_there_as_told(redis, count):
+    p = Partition(redis)
+    p.receive("A", 1_000)
+    p.hold("kept", "A")
+    commands = [reserve(f"n{i}", "A") for i in range(count)]
+    commands.insert(count // 2, reserve("kept", "A"))
+    outcomes = p.send(*commands, commands[0], commands[-1])
+    assert [c.reservation_id for c, o in zip(commands, outcomes, strict=False) if o.replayed] == [
+        "kept"
+    ]
+    assert statuses(outcomes[-2:]) == ["already_reserved"] * 2
+    assert [p.record(c.reservation_id).seq for c in commands if c.reservation_id != "kept"] == list(
+        range(3, count + 3)
+    )
+    p.check()
+
+
+# The fingerprint is the seal, or carried in the body.
+
+
+def test_given_lines_in_order_then_the_fingerprint_is_the_seal_and_of_any_order_the_same(p):
+    p.receive("A", 9)
+    p.receive("B", 9)
+    p.hold("r1", ("A", 1), ("B", 2))
+    p.hold("r2", ("B", 2), ("A", 1))
+    p.hold("r3", line("A", 1, None), ("B", 2))
+    sorted_, unsorted, sourced = (p.record(each) for each in ("r1", "r2", "r3"))
+    assert (sorted_.body.named, unsorted.body.named != "", sourced.body.named != "") == (
+        "",
+        True,
+        True,
+    )
+    asked = ("order-r1", "", "", ["A", "X", 1, "B", "X", 2])
+    assert sorted_.fingerprint == sorted_.seal == seal_of(msgspec.msgpack.encode(asked))
+    again = [
+        reserve("r1", ("B", 2), ("A", 1)),
+        reserve("r2", ("A", 1), ("B", 2)),
+        reserve("r3", ("B", 2), line("A", 1, None)),
+        reserve("r3", ("A", 1), ("B", 2)),
+    ]
+    assert statuses(p.send(*again)) == ["already_reserved"] * 3 + ["reservation_mismatch"]
+    assert [e.fingerprint for e in p.events()[-3:]] == [
+        each.fingerprint for each in (sorted_, unsorted, sourced)
+    ]
+    p.check()
