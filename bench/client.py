@@ -63,9 +63,11 @@ class Client:
     def reserves(self, size: int) -> list[Reserve]:
         """Commands of this run, each with an id of its own (20 characters)."""
         orders, made = self.orders, []
+        prefix = f"{orders.run}-"
+        width = 20 - len(prefix)
         for _ in range(size):
             number = next(self._numbers)
-            name = f"{orders.run}-{number:0{19 - len(orders.run)}d}"
+            name = prefix + str(number).zfill(width)
             lines = tuple(
                 [
                     Line(f"{orders.prefix}{(number * 31 + i * 3_571) % orders.skus}", 1, "X")

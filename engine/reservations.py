@@ -195,7 +195,7 @@ def _cart(
 
 def encode_part(command: Confirm | Release) -> Wire:
     if not command.lines:
-        return (command.reservation_id, command.request_id or "", "", ())
+        return (command.reservation_id, command.request_id or "", "", 0)
     if not command.request_id:
         raise ValueError("a part needs a request_id, so that a retry can't take it twice")
     wanted = flat(sorted(add_up(command.lines), key=_line_key))
@@ -294,7 +294,16 @@ def decode_reserve(command: Reserve, answer: Any, now_ms: int) -> Outcome:
     return outcome
 
 
+_SUCCESS = {
+    Confirm: Status.CONFIRMED,
+    Release: Status.RELEASED,
+    Extend: Status.EXTENDED,
+}
+
+
 def decode_change(command: Confirm | Release | Extend, answer: Any, now_ms: int) -> Outcome:
+    if type(answer) is bytes:
+        return _with_view(_SUCCESS[type(command)], command.reservation_id, answer, now_ms)
     status = Status(answer[0].decode())
     if status is Status.EXCEEDS_RESERVATION:
         return Outcome(

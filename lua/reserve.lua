@@ -38,10 +38,7 @@ if is_backlog_full(tonumber(ARGV[3]), tonumber(ARGV[4])) then
   return 'backlog_full'
 end
 
-local starts, sourced, mistake = read_asked(values)
-if mistake then
-  return redis.error_reply(mistake)
-end
+local starts, sourced = read_asked(values)
 
 -- The answer where this id is kept already; nil where it isn't.
 local function replay(at)
@@ -58,24 +55,24 @@ local function hold_it(at, key)
   local id = values[at]
   local tail = sourced[at] and sourced_tail(values[at + 2]) or values[at + 2]
   local value = write_hold(id, key or reservation_key(id), values[at + 1], tail)
-  absent[id] = nil
+  held_here[id] = true
   return sourced[at] and {'reserved', value} or 1
 end
 
-local function decide(at)
-  local key, count = absent_key(values, at), values[at + 4]
+local function decide(at, number)
+  local key, count = absent_key(values, starts, number), values[at + 4]
   local known = not key and replay(at)
   if known then
     return known
   end
   while true do
-    local short, unknown_sku = source(values, at + 5, at + 4 + count, values[at + 3])
-    if not (short or unknown_sku) then
+    local enough, unknown_sku = source(values, at + 5, at + 4 + count, values[at + 3])
+    if enough then
       return hold_it(at, key)
     elseif unknown_sku or nothing_due then
       lines_done = lines_done + count / 3
-      return unknown_sku and {'unknown_sku', unknown_sku} or count == 3 and -short[4]
-        or {'insufficient_stock', short}
+      return unknown_sku and {'unknown_sku', unknown_sku} or count == 3 and -shorts[4]
+        or {'insufficient_stock', shortages()}
     elseif looked_at >= TAKE_BACK_MAX or lines_done >= LINES_MAX then
       return 'more_due'
     end

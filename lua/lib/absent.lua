@@ -1,27 +1,17 @@
 -- Which ids asked for have no reservation: many are looked up at once, which costs a quarter.
---- @include asked.lua
 --- @include keys.lua
 local LOOKED_UP_AT_ONCE = 32
-local absent, looked_up_to = {}, 0 -- id → its key; whoever writes a reservation takes its id out
+local names, looked_up_to, all_absent = {}, 0, false -- keys by the number of the command
+local held_here = {} -- ids that this call has held
 
-local function look_up(values, at)
-  local ids, names = {}, {}
-  while at <= #values and #ids < LOOKED_UP_AT_ONCE do
-    ids[#ids + 1], names[#names + 1] = values[at], reservation_key(values[at])
-    at = next_asked(values, at)
-  end
-  looked_up_to = at - 1
-  if redis.call('EXISTS', unpack(names)) == 0 then
-    for i = 1, #ids do
-      absent[ids[i]] = names[i]
+-- The key of this command, if there is surely nothing there; else nil or false: look.
+local function absent_key(values, starts, number)
+  if number > looked_up_to then
+    looked_up_to = math.min(number + LOOKED_UP_AT_ONCE - 1, #starts)
+    for i = number, looked_up_to do
+      names[i] = reservation_key(values[starts[i]])
     end
+    all_absent = redis.call('EXISTS', unpack(names, number, looked_up_to)) == 0
   end
-end
-
--- The key of the command that begins at this place, if there is surely nothing there. (Nil: look.)
-local function absent_key(values, at)
-  if at > looked_up_to then
-    look_up(values, at)
-  end
-  return absent[values[at]]
+  return all_absent and not held_here[values[starts[number]]] and names[number]
 end

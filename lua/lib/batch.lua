@@ -14,14 +14,14 @@ local function starts_every(width, values)
   return starts
 end
 
--- `decide` is given the place where a command begins.
+-- `decide` is given the place where a command begins, and its number.
 local function decide_each(values, starts, decide)
   local answers, undecided = {}, nil
   for i = 1, #starts do
     local at = starts[i]
     local answer = 'more_due'
     if not (undecided and undecided[values[at]] or i > COMMANDS_MAX or (i > 1 and lines_done >= LINES_MAX)) then
-      answer = decide(at)
+      answer = decide(at, i)
     end
     if answer == 'more_due' then
       undecided = undecided or {}

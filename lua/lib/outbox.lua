@@ -9,11 +9,11 @@ local function next_seq()
   return head.seq
 end
 
--- One event, in up to three pieces that are joined once, at the end of the call.
+-- One event, in three pieces that are joined once, at the end of the call.
 local function emit(first, second, third)
-  event_count = event_count + 1
-  events[pieces + 1], events[pieces + 2], events[pieces + 3] = first, second, third
-  pieces = pieces + (third and 3 or second and 2 or 1)
+  local n = pieces
+  events[n + 1], events[n + 2], events[n + 3] = first, second or '', third or ''
+  pieces, event_count = n + 3, event_count + 1
 end
 
 local function write_outbox()

@@ -27,8 +27,10 @@ end
 
 local function check_of(state, created, deadline, seq, parts)
   local sum = state + 3 * created + 5 * deadline + 7 * seq
-  for i = 1, parts and #parts or 0 do
-    sum = sum + (10 + i) * parts[i]
+  if parts then
+    for i = 1, #parts do
+      sum = sum + (10 + i) * parts[i]
+    end
   end
   return sum % CHECK_MOD
 end

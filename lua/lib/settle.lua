@@ -1,6 +1,6 @@
 -- Confirm and release, which differ in what take.lua does and in the word of success: a command is the four
 -- values reservation_id, request_id or '', fingerprint of the part or '', wanted; `wanted` is flat (sku,
--- location or '', quantity, …) and empty for all that is left.
+-- location or '', quantity, …), or 0 for all that is left.
 --- @include ended.lua
 --- @include first_success.lua
 --- @include keep_success.lua
@@ -11,20 +11,21 @@
 local function check_wanted(values)
   for at = 1, #values, 4 do
     local wanted = values[at + 3]
-    for i = 3, #wanted, 3 do
-      if not is_quantity(wanted[i]) then
-        error('quantity ' .. tostring(wanted[i]) .. ' is not 1 or more')
+    if wanted ~= 0 then
+      for i = 3, #wanted, 3 do
+        if not is_quantity(wanted[i]) then
+          error('quantity ' .. tostring(wanted[i]) .. ' is not 1 or more')
+        end
       end
-    end
-    if #wanted % 3 ~= 0 or (#wanted > 0 and values[at + 1] == '') then
-      error('a part needs lines of three values and a request_id')
+      if #wanted == 0 or #wanted % 3 ~= 0 or values[at + 1] == '' then
+        error('a part needs lines of three values and a request_id')
+      end
     end
   end
 end
 
 local function settle(operation, success, values, at, retention_ms, lifetime_max_ms)
   local id, request_id, fingerprint, wanted = values[at], values[at + 1], values[at + 2], values[at + 3]
-  local partial = #wanted > 0
   local request = request_id ~= '' and part_request_key(id, request_id)
   local known = request and first_success(operation, success, id, request, fingerprint)
   if known then
@@ -41,7 +42,7 @@ local function settle(operation, success, values, at, retention_ms, lifetime_max
     return {'reservation_expired', r.value}
   end
   local part, refusal
-  if partial then
+  if wanted ~= 0 then
     part, refusal = match_part(r, wanted)
     if refusal then
       return refusal
@@ -49,8 +50,8 @@ local function settle(operation, success, values, at, retention_ms, lifetime_max
   end
   begin_writes()
   local value = take(operation, id, r, part, request_id, fingerprint, retention_ms)
-  if partial then
+  if wanted ~= 0 then
     keep_success(request, operation, fingerprint, r, value, head.now, retention_ms, lifetime_max_ms)
   end
-  return {success, value}
+  return value
 end

@@ -47,7 +47,9 @@ local function candidates(sku, given)
   return records
 end
 
-local takes, taken = {}, 0 -- of the command at hand, flat: record, quantity
+-- Of the command at hand, flat, each with the number of its values.
+local takes, taken = {}, 0 -- record, quantity
+local shorts, short = {}, 0 -- sku, location or '', requested, available
 
 local function take_from(s, quantity)
   hold(s, quantity)
@@ -83,21 +85,18 @@ local function source_line(sku, quantity, given)
   end
 end
 
-local function add_short(short, sku, location, requested, available)
-  if not short then
-    return {sku, location, requested, available}
-  end
-  local n = #short
-  short[n + 1], short[n + 2], short[n + 3], short[n + 4] = sku, location, requested, available
-  return short
+local function add_short(sku, location, requested, available)
+  local n = short
+  shorts[n + 1], shorts[n + 2], shorts[n + 3], shorts[n + 4] = sku, location, requested, available
+  short = n + 4
 end
 
 -- Hold all lines (flat: sku, location or '', quantity, from `first` to `last`) in the records in memory:
--- `takes` is what was taken. Else nothing is, and it answers the short lines, flat (sku, location or '',
--- requested, available, …), or nil and a sku that no movement has ever named.
+-- `takes` is what was taken. Else nothing is, and it answers false with the short lines in `shorts`, or with
+-- a sku that no movement has ever named.
 local function source(lines, first, last, given)
-  local short, anywhere
-  taken = 0
+  local anywhere
+  taken, short = 0, 0
   for i = first, last, 3 do
     local sku, location, quantity = lines[i], lines[i + 1], lines[i + 2]
     local s = location ~= '' and stock(sku, location)
@@ -105,25 +104,37 @@ local function source(lines, first, last, given)
       take_from(s, quantity)
     elseif not s and #locations(sku) == 0 then
       undo()
-      return nil, sku
+      return false, sku
     elseif location == '' then
       anywhere = true
     else
-      short = add_short(short, sku, location, quantity, s and math.max(s.available, 0) or 0)
+      add_short(sku, location, quantity, s and s.available > 0 and s.available or 0)
     end
   end
-  for i = first, anywhere and last or 0, 3 do
-    if lines[i + 1] == '' then
-      local sum = source_line(lines[i], lines[i + 2], given ~= 0 and given[(i - first) / 3 + 1])
-      if sum then
-        short = add_short(short, lines[i], '', lines[i + 2], sum)
+  if anywhere then
+    for i = first, last, 3 do
+      if lines[i + 1] == '' then
+        local sum = source_line(lines[i], lines[i + 2], given ~= 0 and given[(i - first) / 3 + 1])
+        if sum then
+          add_short(lines[i], '', lines[i + 2], sum)
+        end
       end
     end
   end
-  if short then
+  if short > 0 then
     undo()
+    return false
   end
-  return short
+  return true
+end
+
+-- A copy, for an answer.
+local function shortages()
+  local copy = {}
+  for i = 1, short do
+    copy[i] = shorts[i]
+  end
+  return copy
 end
 
 -- The lines as held: one a record, in the order they were taken.

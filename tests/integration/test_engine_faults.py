@@ -277,3 +277,21 @@ async def test_given_100_000_due_at_once_then_they_come_back_in_calls_of_500_at_
     assert len(set(expired)) == len(expired) == 100_000
     assert {p.record(f"r{i}").state for i in range(0, 100_000, 9_999)} == {EXPIRED}
     assert HELD not in {p.record(f"r{i}").state for i in range(100)}
+
+
+async def test_given_answers_that_can_t_be_read_then_they_alone_are_unknown_and_logged_once(
+    p, own_engine, caplog
+):
+    """A script that isn't ours, under the name of ours: no caller may wait for ever, no log be flooded."""
+    outcomes = own_engine.call_all([reserve(f"r{i}", "A") for i in range(300)])
+    strange = p.redis.script_load(
+        "local a = {} for i = 1, 300 do a[i] = 1 end"
+        " a[2], a[7], a[300] = 'odd', {'no status'}, {} return {1764000000000, a, {}}"
+    )
+    own_engine._scripts.sha1["reserve"] = strange
+    told = Counter(of(await outcomes))
+    assert told == Counter(reserved=297, unavailable=3)
+    logged = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
+    assert len(logged) == 2
+    assert "r1" in logged[0] and "odd" in logged[0]
+    assert logged[1] == "2 more answers of that call can't be read"
