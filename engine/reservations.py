@@ -294,16 +294,10 @@ def decode_reserve(command: Reserve, answer: Any, now_ms: int) -> Outcome:
     return outcome
 
 
-_SUCCESS = {
-    Confirm: Status.CONFIRMED,
-    Release: Status.RELEASED,
-    Extend: Status.EXTENDED,
-}
-
-
 def decode_change(command: Confirm | Release | Extend, answer: Any, now_ms: int) -> Outcome:
     if type(answer) is bytes:
-        return _with_view(_SUCCESS[type(command)], command.reservation_id, answer, now_ms)
+        status = Status.CONFIRMED if type(command) is Confirm else Status.RELEASED
+        return _with_view(status, command.reservation_id, answer, now_ms)
     status = Status(answer[0].decode())
     if status is Status.EXCEEDS_RESERVATION:
         return Outcome(

@@ -19,6 +19,7 @@ from engine.reservations import Wire, fingerprint
 from engine.statuses import Status
 
 _decode_record = msgspec.msgpack.Decoder(tuple[str, int, int, int, int, int, int, int]).decode
+_decode_stock = msgspec.msgpack.Decoder(tuple[str, int, int, int, int]).decode
 
 
 def encode_movement(command: Movement) -> Wire:
@@ -80,9 +81,8 @@ def encode_read(command: GetStock) -> Wire:
 def decode_read(command: GetStock, answer: Any, now_ms: int) -> Outcome:
     if not answer:
         return Outcome(status=Status.UNKNOWN_SKU)
-    records = [
-        StockRecord(answer[i].decode(), *answer[i + 1 : i + 5]) for i in range(0, len(answer), 5)
-    ]
+    kept = [answer] if type(answer) is bytes else answer
+    records = [StockRecord(*_decode_stock(b"\x95" + values)) for values in kept]
     if len(records) > 1:
         records.sort(key=lambda record: record.location)
     return Outcome(status=Status.FOUND, stock=tuple(records))

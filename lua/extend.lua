@@ -9,7 +9,7 @@
 --       2 lifetime_max_ms  how long after its creation a reservation can be extended to
 -- RETURNS {now_ms, answers, damaged keys}, an answer a command, in order:
 --         {unknown_reservation} | {already_confirmed, value} | {already_released, value} |
---         {reservation_expired, value} | {lifetime_exceeded, value} | value: extended | more_due;
+--         {reservation_expired, value} | {lifetime_exceeded, value} | {extended, value} | more_due;
 --         partition_closed for the whole call (engine/statuses.py)
 --- @include lib/writes_unless_full.lua
 --- @include lib/batch.lua
@@ -43,7 +43,7 @@ local function decide(at)
   end
   local deadline = math.ceil((head.now + ttl_ms) / 100) * 100
   if deadline <= r.deadline then
-    return r.value
+    return {'extended', r.value}
   elseif head.now + ttl_ms > r.created + lifetime_max_ms then
     return {'lifetime_exceeded', r.value}
   end
@@ -53,7 +53,7 @@ local function decide(at)
   redis.call('SET', r.key, value)
   add_due(deadline, id)
   emit(EXTEND_EVENT, value, cmsgpack.pack(head.now, id))
-  return value
+  return {'extended', value}
 end
 
 local answers = decide_each(values, starts_every(2, values), decide)
