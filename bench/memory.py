@@ -39,13 +39,14 @@ TARGET_BYTES = 260
 RESERVATIONS = 200_000
 #: 1,000 reservations a second: each tenth of a second has 100.
 A_DEADLINE = 100
-#: An EAN of 13 digits, as shops have them. From 16 on the kept bytes need the allocator's next size class.
-SKU, LONG_SKU = "4006381333931", "sku-0000000000000001"
+#: An EAN of 13 digits, as shops have them. From 22 on (20 once seq has passed 65,535) the kept bytes need the
+#: allocator's next size class.
+SKU, LONG_SKU = "4006381333931", "sku-00000000000000000001"
 #: Note, reservations with the same deadline, sku.
 OTHERS = (
     ("bytes_with_10_a_deadline", 10, SKU),
     ("bytes_with_1000_a_deadline", 1_000, SKU),
-    ("bytes_with_a_sku_of_20", A_DEADLINE, LONG_SKU),
+    ("bytes_with_a_sku_of_24", A_DEADLINE, LONG_SKU),
 )
 TTL_MS = 3_600_000
 _CHUNK = 2_000

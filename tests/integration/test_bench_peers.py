@@ -212,7 +212,7 @@ def test_the_memory_of_live_reservations() -> None:
     assert made.value is not None
     assert 100 < notes["bytes_with_1000_a_deadline"] < made.value
     assert made.value < notes["bytes_with_10_a_deadline"] < 1_000
-    assert made.value < notes["bytes_with_a_sku_of_20"] < 1_000
+    assert made.value < notes["bytes_with_a_sku_of_24"] < 1_000
 
 
 def test_a_wrong_count_of_live_reservations_is_found(one_redis: RedisServer) -> None:
