@@ -22,7 +22,8 @@ local function sourced_tail(tail)
   return pack_tail({asked[1], asked[2], fingerprint_of(seal, asked), merged()})
 end
 
-local unwritten, unwritten_max = {}, 128 -- flat: key, value; many are written at once, which costs half
+local WRITTEN_AT_ONCE = 64
+local unwritten = {} -- flat: key, value
 
 -- Whoever reads reservations that this call may have held has to call it first.
 local function write_holds()
@@ -39,7 +40,7 @@ local function write_hold(id, key, ttl_ms, tail)
   local value = shared.bytes .. cmsgpack.pack(seq, nil, (shared.check + 7 * seq) % CHECK_MOD) .. tail
   begin_writes()
   unwritten[n + 1], unwritten[n + 2] = key, value
-  if n + 2 >= unwritten_max then
+  if n + 2 >= 2 * WRITTEN_AT_ONCE then
     write_holds()
   end
   for i = 1, taken, 2 do
