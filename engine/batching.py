@@ -24,6 +24,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from engine.link import Link
 from engine.model import Command, Outcome
 from engine.parts import Group, Operation, Part, Submission, Waiting
 from engine.reservations import Wire
@@ -59,6 +60,7 @@ class Batcher:
         unavailable_after_ms: int,
     ) -> None:
         self._redis = redis
+        self._link = Link(redis.connection_pool)
         self._scripts = scripts
         self._operations = operations
         self._in_order = [operation.script for operation in operations.values()]
@@ -113,11 +115,16 @@ class Batcher:
             _part(operations[kind], submission, list(run), commands, wires) for kind, run in runs
         ]
 
-    async def drain(self) -> None:
-        """Wait until nothing is queued or in flight."""
+    async def open(self) -> None:
+        """Connect now instead of at the first call. RedisError or OSError where that can't be."""
+        await self._link.open()
+
+    async def close(self) -> None:
+        """Let what was handed in be decided, then disconnect."""
         while self._tasks or self._queue:
             await asyncio.gather(*self._tasks)
             await asyncio.sleep(0)
+        await self._link.close()
 
     def _pump(self) -> None:
         self._scheduled = False
@@ -297,20 +304,8 @@ class Batcher:
         for script, commands in calls.items():
             operation = step[script].operation
             sha1, keys = self._scripts.sha1[script], operation.keys
-            evalshas.append((sha1, len(keys), *keys, commands, *operation.arguments))
-        return dict(zip(calls, await self._execute(evalshas), strict=True))
-
-    async def _execute(self, evalshas: list[tuple[Any, ...]]) -> list[Any]:
-        """The reply to each; where that is an error of its own, the error."""
-        if len(evalshas) == 1:  # a pipeline of one costs a third more
-            try:
-                return [await self._redis.evalsha(*evalshas[0])]
-            except ResponseError as error:
-                return [error]
-        pipe = self._redis.pipeline(transaction=False)
-        for arguments in evalshas:
-            pipe.evalsha(*arguments)
-        return await pipe.execute(raise_on_error=False)
+            evalshas.append(("EVALSHA", sha1, len(keys), *keys, commands, *operation.arguments))
+        return dict(zip(calls, await self._link.call(evalshas), strict=True))
 
 
 def _part(

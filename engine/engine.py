@@ -82,6 +82,9 @@ class Engine:
             scripts = Scripts.for_server(await redis.info("server"))
             policy = (await redis.info("memory")).get("maxmemory_policy", "unknown")
             await scripts.load(redis)
+            engine = cls(redis, scripts, settings)
+            for batcher in engine._batchers:
+                await batcher.open()
         except NoPermissionError as error:
             await redis.aclose()
             raise StoreError(
@@ -95,12 +98,12 @@ class Engine:
             log.error(
                 "maxmemory-policy of Redis is %s: it may throw holds away; set noeviction", policy
             )
-        return cls(redis, scripts, settings)
+        return engine
 
     async def close(self) -> None:
         """Let what was handed in be decided, then disconnect."""
         for batcher in self._batchers:
-            await batcher.drain()
+            await batcher.close()
         await self._redis.aclose()
 
     async def call(self, command: Command) -> Outcome:
