@@ -11,7 +11,7 @@ import gc
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from itertools import count
+from itertools import count, islice
 
 import msgspec
 
@@ -59,21 +59,24 @@ class Client:
         self.acknowledged: list[str] = []
         self.other = 0
         self._numbers = count()
+        self._carts = [self._cart(number) for number in range(orders.skus)]
+
+    def _cart(self, number: int) -> tuple[Line, ...]:
+        orders = self.orders
+        return tuple(
+            [
+                Line(f"{orders.prefix}{(number * 31 + i * 3_571) % orders.skus}", 1, "X")
+                for i in range(orders.lines)
+            ]
+        )
 
     def reserves(self, size: int) -> list[Reserve]:
         """Commands of this run, each with an id of its own (20 characters)."""
-        orders, made = self.orders, []
-        prefix = f"{orders.run}-"
+        prefix, carts, made = f"{self.orders.run}-", self._carts, []
         width = 20 - len(prefix)
-        for _ in range(size):
-            number = next(self._numbers)
+        for number in islice(self._numbers, size):
             name = prefix + str(number).zfill(width)
-            lines = tuple(
-                [
-                    Line(f"{orders.prefix}{(number * 31 + i * 3_571) % orders.skus}", 1, "X")
-                    for i in range(orders.lines)
-                ]
-            )
+            lines = carts[number % len(carts)]
             made.append(Reserve(reservation_id=name, order_id=name, lines=lines, ttl_ms=TTL_MS))
         return made
 
