@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, groupby
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import msgspec
@@ -37,15 +37,8 @@ COMMANDS_MAX = 512
 LINES_MAX = 4_000
 IN_FLIGHT_MAX = 2
 MORE_DUE_MAX_S = 2.0
-_encode = msgspec.msgpack.Encoder().encode
-
-
-def pack(wires: Iterable[Wire]) -> bytes:
-    """The commands of one call: their values, one after the other."""
-    return _encode(list(chain.from_iterable(wires)))
-
-
-_Step = dict[str, Group]
+_Step = dict[str, Group]  # by script
+_Calls = dict[str, tuple[bytes, ...]]  # script → the first arguments of its call
 
 
 class Batcher:
@@ -60,7 +53,8 @@ class Batcher:
         unavailable_after_ms: int,
     ) -> None:
         self._redis = redis
-        self._link = Link(redis.connection_pool)
+        # One for each call in flight: Redis then reads them all before its one fsync.
+        self._links = [Link(redis.connection_pool) for _ in range(IN_FLIGHT_MAX)]
         self._scripts = scripts
         self._operations = operations
         self._in_order = [operation.script for operation in operations.values()]
@@ -91,20 +85,14 @@ class Batcher:
         """One part a type, in the order in which the types appear, where that keeps the order of the
         commands on each id; else a part for each run of one type."""
         operations = self._operations
-        if len(commands) == 1:
+        if len(set(map(type, commands))) == 1:
             operation = operations[type(commands[0])]
-            return [
-                Part(operation, submission, range(1), commands, [operation.encode(commands[0])])
-            ]
+            wires = list(map(operation.encode, commands))
+            return [Part(operation, submission, range(len(commands)), commands, wires)]
         wires = [operations[type(command)].encode(command) for command in commands]
         places: dict[type, list[int]] = {}
         for kind, run in groupby(range(len(commands)), lambda place: type(commands[place])):
             places.setdefault(kind, []).extend(run)
-        if len(places) == 1:
-            return [
-                Part(operations[kind], submission, range(len(commands)), commands, wires)
-                for kind in places
-            ]
         parts = [
             _part(operations[kind], submission, places[kind], commands, wires) for kind in places
         ]
@@ -117,14 +105,16 @@ class Batcher:
 
     async def open(self) -> None:
         """Connect now instead of at the first call. RedisError or OSError where that can't be."""
-        await self._link.open()
+        for link in self._links:
+            await link.open()
 
     async def close(self) -> None:
         """Let what was handed in be decided, then disconnect."""
         while self._tasks or self._queue:
             await asyncio.gather(*self._tasks)
             await asyncio.sleep(0)
-        await self._link.close()
+        for link in self._links:
+            await link.close()
 
     def _pump(self) -> None:
         self._scheduled = False
@@ -160,15 +150,15 @@ class Batcher:
             group = group or Group(part.operation)
             most = self._limits.get(script, COMMANDS_MAX)
             taken = min(part.fitting(lines_left), room, most - group.count)
-            if taken < len(part) <= most and step and part.lines <= LINES_MAX:
+            if taken < part.count <= most and step and part.lines <= LINES_MAX:
                 taken = 0  # the next step can take it whole
             if not taken and step:
                 waiting.add(part)
                 continue
             # With more lines than a call may have, too: the script decides one at least.
             taken = max(taken, 1)
-            if taken < len(part):
-                waiting.add(part.between(taken, len(part)))
+            if taken < part.count:
+                waiting.add(part.between(taken, part.count))
                 part = part.between(0, taken)
             step[script] = group
             group.add(part)
@@ -225,12 +215,12 @@ class Batcher:
         waiting: list[Part] = []
         some_wait, start = b"more_due" in answers, 0
         for part in group.parts:
-            own = answers[start : start + len(part)]
-            start += len(part)
+            own = answers[start : start + part.count]
+            start += part.count
             for piece, answered in _decided(part, own, waiting) if some_wait else [(part, own)]:
                 piece.settle(_decoded(piece, answered, now_ms))
         # What came back undecided was too much for one call: send less next time, until one goes whole.
-        count = sum(map(len, waiting))
+        count = sum([part.count for part in waiting])
         limit = max(1, group.count // 2) if count > 1 else COMMANDS_MAX
         self._limits[group.operation.script] = limit
         if waiting:
@@ -260,11 +250,7 @@ class Batcher:
         """
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._unavailable_after_s
-        calls = {
-            script: pack(chain.from_iterable([part.wires for part in step[script].parts]))
-            for script in self._in_order
-            if script in step
-        }
+        calls = {script: step[script].pack() for script in self._in_order if script in step}
         replies: dict[str, Any] = dict.fromkeys(calls, Status.UNAVAILABLE)
         unanswered: set[str] = set()  # sent without a reply: they may have taken effect
         pause_s = 0.02
@@ -291,7 +277,7 @@ class Batcher:
             pause_s *= 2
         return replies
 
-    async def _call(self, step: _Step, calls: dict[str, bytes]) -> dict[str, Any]:
+    async def _call(self, step: _Step, calls: _Calls) -> dict[str, Any]:
         answered = await self._pipeline(step, calls)
         forgotten = [s for s, reply in answered.items() if isinstance(reply, NoScriptError)]
         if forgotten:
@@ -299,13 +285,17 @@ class Batcher:
             answered |= await self._pipeline(step, {script: calls[script] for script in forgotten})
         return answered
 
-    async def _pipeline(self, step: _Step, calls: dict[str, bytes]) -> dict[str, Any]:
+    async def _pipeline(self, step: _Step, calls: _Calls) -> dict[str, Any]:
         evalshas = []
-        for script, commands in calls.items():
+        for script, packed in calls.items():
             operation = step[script].operation
             sha1, keys = self._scripts.sha1[script], operation.keys
-            evalshas.append(("EVALSHA", sha1, len(keys), *keys, commands, *operation.arguments))
-        return dict(zip(calls, await self._link.call(evalshas), strict=True))
+            evalshas.append(("EVALSHA", sha1, len(keys), *keys, *packed, *operation.arguments))
+        link = self._links.pop()
+        try:
+            return dict(zip(calls, await link.call(evalshas), strict=True))
+        finally:
+            self._links.append(link)
 
 
 def _part(

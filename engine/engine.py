@@ -201,6 +201,7 @@ def _operations(partition: int, settings: Settings) -> dict[type, Operation]:
             res.decode_reserve,
             by_reservation,
             lines,
+            res.pack_reserves,
         ),
         Extend: Operation(
             "extend", writes, (lifetime,), res.encode_extend, res.decode_change, by_reservation, one

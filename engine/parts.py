@@ -6,19 +6,29 @@ import asyncio
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
+
+import msgspec
 
 from engine.model import Outcome
 from engine.reservations import Wire
 from engine.statuses import Status
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def pack(wires: Sequence[Wire]) -> tuple[bytes, ...]:
+    """The commands of one call: their values, one after the other."""
+    return (_encode(list(chain.from_iterable(wires))),)
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
     """How commands of one type travel: which script, its other arguments, to and from its bytes.
 
-    ``encode`` raises ValueError for a command no script may see, before it can harm its neighbours.
+    ``encode`` raises ValueError for a command no script may see, before it can harm its neighbours;
+    ``pack`` makes the first arguments of a call out of what it gave.
     ``order`` is put before the ids of what must keep its order (None: any order). ``lines`` counts for
     the limit of a call.
     """
@@ -30,6 +40,7 @@ class Operation:
     decode: Callable[[Any, Any, int], Outcome]
     order: str | None
     lines: Callable[[Any], int]
+    pack: Callable[[Sequence[Wire]], tuple[bytes, ...]] = pack
 
 
 class Submission:
@@ -59,6 +70,7 @@ class Part:
 
     __slots__ = (
         "commands",
+        "count",
         "give_up_at",
         "lines",
         "operation",
@@ -81,6 +93,7 @@ class Part:
         self.places = places
         self.commands = commands
         self.wires = wires
+        self.count = len(wires)
         order: Any = operation.order
         self.order_keys: list[Any] = []
         if order is not None:
@@ -89,14 +102,11 @@ class Part:
         self.lines = sum([operation.lines(command) for command in commands])
         self.give_up_at = 0.0
 
-    def __len__(self) -> int:
-        return len(self.wires)
-
     def settle(self, outcomes: Sequence[Outcome]) -> None:
         self.submission.fill(self.places, outcomes)
 
     def settle_all(self, status: Status) -> None:
-        self.settle([Outcome(status=status)] * len(self))
+        self.settle([Outcome(status=status)] * self.count)
 
     def give_up(self) -> None:
         """Tell those that have no outcome that it is unknown."""
@@ -116,12 +126,12 @@ class Part:
         )
 
     def singles(self) -> list[Part]:
-        return [self.between(i, i + 1) for i in range(len(self))]
+        return [self.between(i, i + 1) for i in range(self.count)]
 
     def fitting(self, lines: int) -> int:
         """How many of the first commands have no more lines than that."""
         if self.lines <= lines:
-            return len(self)
+            return self.count
         counts = [self.operation.lines(command) for command in self.commands]
         return bisect_right(list(accumulate(counts)), lines)
 
@@ -142,7 +152,11 @@ class Group:
         self.parts.append(part)
         self.submissions.add(part.submission)
         self.order_keys.update(part.order_keys)
-        self.count += len(part)
+        self.count += part.count
+
+    def pack(self) -> tuple[bytes, ...]:
+        """The first arguments of its call."""
+        return self.operation.pack(list(chain.from_iterable([part.wires for part in self.parts])))
 
 
 class Waiting:

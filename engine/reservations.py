@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from hashlib import sha1
+from itertools import chain
 from typing import Any, TypeAlias
 
 import msgspec
@@ -38,7 +39,7 @@ STATES = (State.HELD, State.CONFIRMED, State.RELEASED, State.EXPIRED)
 
 
 #: What a command is to its script: its values, the id first.
-Wire: TypeAlias = tuple[object, ...]
+Wire: TypeAlias = tuple[Any, ...]
 
 
 class Body(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -143,11 +144,9 @@ def as_string(data: bytes) -> msgspec.Raw:
     return msgspec.Raw(b"\xdb" + len(data).to_bytes(4, "big") + data)
 
 
-def tail_of(
-    order_id: str, customer_id: str, lines: Sequence[str | int], named: str = ""
-) -> msgspec.Raw:
-    """The bytes of a body with its seal before it, as a msgpack string: what the scripts carry along
-    unread. ``named`` is its fingerprint, by default that of these very lines.
+def tail_of(order_id: str, customer_id: str, lines: Sequence[str | int], named: str = "") -> bytes:
+    """The bytes of a body with its seal before it: what the scripts carry along unread. ``named``
+    is its fingerprint, by default that of these very lines.
 
     A fingerprint is the seal of the body with the lines as asked for, sorted, and no fingerprint in it.
     So most bodies need none: theirs is their seal. A body whose lines are in another order, or were
@@ -158,7 +157,7 @@ def tail_of(
     if named and named != seal:
         data = _encode((order_id, customer_id, named, lines))
         seal = seal_of(data)
-    return as_string(_SEAL_HEAD + seal.encode() + data)
+    return _SEAL_HEAD + seal.encode() + data
 
 
 def _check_ttl(ttl_ms: int) -> int:
@@ -175,7 +174,13 @@ def encode_reserve(command: Reserve) -> Wire:
     triples = flat(lines)
     tail = tail_of(order_id, customer_id, triples, named)
     ttl_ms = _check_ttl(command.ttl_ms)
-    return (command.reservation_id, ttl_ms, tail, candidates, len(triples), *triples)
+    return (command.reservation_id, ttl_ms, len(tail), candidates, len(triples), *triples, tail)
+
+
+def pack_reserves(wires: Sequence[Wire]) -> tuple[bytes, bytes]:
+    """The arguments of a call: values, and apart from them the tails, which a refusal never looks at."""
+    values = chain.from_iterable([wire[:-1] for wire in wires])
+    return _encode(list(values)), b"".join([wire[-1] for wire in wires])
 
 
 def _cart(

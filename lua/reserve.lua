@@ -5,13 +5,13 @@
 -- KEYS  1 head      hash    epoch, seq, run_id, last_ms
 --       2 deadlines zset    the deadlines that have reservations, in ms
 --       3 outbox    stream  one entry a call, id epoch-seq
--- ARGV  1 commands  msgpack, flat: reservation_id, ttl_ms, tail, candidates, how many values of lines, lines;
---                   reservation_id, …. Lines flat: sku, location or '', quantity; tail:
---                   lua/lib/reservation.lua, with the same lines; candidates: 0, or a list of locations a
---                   line, in order of preference
---       2 retention_ms  how long an ended reservation is kept
---       3 outbox_max_events  with as many in the outbox all are refused
---       4 outbox_max_bytes   the same in bytes
+-- ARGV  1 commands  msgpack, flat: reservation_id, ttl_ms, bytes of its tail, candidates, how many values of
+--                   lines, lines; reservation_id, …. Lines flat: sku, location or '', quantity; candidates: 0,
+--                   or a list of locations a line, in order of preference
+--       2 tails     one after the other (lua/lib/reservation.lua), each with the lines of its command
+--       3 retention_ms  how long an ended reservation is kept
+--       4 outbox_max_events  with as many in the outbox all are refused
+--       5 outbox_max_bytes   the same in bytes
 -- RETURNS {now_ms, answers, damaged keys}, an answer a command, in order:
 --         1: reserved (or {reserved, value} where sourcing chose the locations) |
 --         -n: insufficient_stock of its only line, of which n are available |
@@ -27,33 +27,37 @@
 --- @include lib/hold.lua
 --- @include lib/sourcing.lua
 --- @include lib/take_back.lua
-local values, retention_ms = cmsgpack.unpack(ARGV[1]), tonumber(ARGV[2])
+local values, tails, retention_ms = cmsgpack.unpack(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 local TAKE_BACK_MAX, looked_at = 500, 0
 
 if not is_open() then
   return 'partition_closed'
 end
 refuse_when_full()
-if is_backlog_full(tonumber(ARGV[3]), tonumber(ARGV[4])) then
+if is_backlog_full(tonumber(ARGV[4]), tonumber(ARGV[5])) then
   return 'backlog_full'
 end
 
-local starts, sourced = read_asked(values)
+local starts, tail_ends, sourced = read_asked(values, #tails)
+
+local function tail_of(number)
+  return string.sub(tails, tail_ends[number - 1] + 1, tail_ends[number])
+end
 
 -- The answer where this id is kept already; nil where it isn't.
-local function replay(at)
+local function replay(at, number)
   write_holds()
   local r = read_reservation(values[at])
   if r == nil then
     return nil
   end
-  local same = r and fingerprint_of(r.seal, r.body) == fingerprint_of(cmsgpack.unpack(values[at + 2]))
+  local same = r and fingerprint_of(r.seal, r.body) == fingerprint_of(cmsgpack.unpack(tail_of(number)))
   return same and {'already_reserved', r.value} or {'reservation_mismatch'}
 end
 
-local function hold_it(at, key)
+local function hold_it(at, number, key)
   local id = values[at]
-  local tail = sourced[at] and sourced_tail(values[at + 2]) or values[at + 2]
+  local tail = sourced[at] and sourced_tail(tail_of(number)) or tail_of(number)
   local value = write_hold(id, key or reservation_key(id), values[at + 1], tail)
   held_here[id] = true
   return sourced[at] and {'reserved', value} or 1
@@ -61,14 +65,14 @@ end
 
 local function decide(at, number)
   local key, count = absent_key(values, starts, number), values[at + 4]
-  local known = not key and replay(at)
+  local known = not key and replay(at, number)
   if known then
     return known
   end
   while true do
     local enough, unknown_sku = source(values, at + 5, at + 4 + count, values[at + 3])
     if enough then
-      return hold_it(at, key)
+      return hold_it(at, number, key)
     elseif unknown_sku or nothing_due then
       lines_done = lines_done + count / 3
       return unknown_sku and {'unknown_sku', unknown_sku} or count == 3 and -shorts[4]

@@ -12,7 +12,7 @@ from engine import keys
 from engine.batching import COMMANDS_MAX, LINES_MAX
 from engine.errors import LedgerError, StoreError
 from engine.events import Event, from_json
-from engine.reservations import STATES, tail_of
+from engine.reservations import STATES, as_string, tail_of
 from engine.scripts import Scripts
 from engine.settings import Settings
 from persister.database import QUERIES, Connection
@@ -33,7 +33,7 @@ def packed(event: Event) -> tuple[object, ...]:
     common = (event.type, event.epoch, event.seq, event.at_ms, name, lines)
     if event.type == "reserve":
         order, customer = event.order_id or "", event.customer_id or ""
-        tail = tail_of(order, customer, body, event.fingerprint or "")
+        tail = as_string(tail_of(order, customer, body, event.fingerprint or ""))
         return (*common, event.deadline_ms, tail)
     if event.type == "extend":
         return (*common, event.deadline_ms)

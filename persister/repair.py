@@ -184,7 +184,9 @@ def _command(
     as_judged = as_string(value) if isinstance(value, bytes) else None
     if live is None:
         return ("end", difference.reservation_id, as_judged)
-    tail = tail_of(live.order_id, live.customer_id or "", lines_of(live), live.fingerprint)
+    tail = as_string(
+        tail_of(live.order_id, live.customer_id or "", lines_of(live), live.fingerprint)
+    )
     whole = (difference.reservation_id, live.created_ms, live.deadline_ms, parts_of(live))
     if record is None:
         return ("give_back", *whole, tail)

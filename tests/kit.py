@@ -14,7 +14,6 @@ from redis import Redis
 from redis.exceptions import OutOfMemoryError, ResponseError
 
 from engine import keys
-from engine.batching import pack
 from engine.engine import _operations
 from engine.events import Event, read_entry
 from engine.model import (
@@ -79,9 +78,11 @@ class Partition:
     def send(self, *commands: Any) -> list[Outcome]:
         """One script call; commands of one type. Undecided ones answer ``more_due``."""
         operation = _operations(0, self.settings)[type(commands[0])]
-        wire = pack([operation.encode(command) for command in commands])
+        packed = operation.pack([operation.encode(command) for command in commands])
         try:
-            reply = self.script(operation.script, list(operation.keys), wire, *operation.arguments)
+            reply = self.script(
+                operation.script, list(operation.keys), *packed, *operation.arguments
+            )
         except ResponseError as error:
             # redis-py has a class for the error itself, but not for one inside a script (6.2).
             if not isinstance(error, OutOfMemoryError) and "OOM" not in str(error):
@@ -106,11 +107,13 @@ class Partition:
         """Like ``send`` with a value that Python would not let through: ``wrong`` in the place of
         the number ``instead`` (a uint32 of msgpack, so five bytes)."""
         operation = _operations(0, self.settings)[type(commands[0])]
-        wire = pack([operation.encode(command) for command in commands])
+        wire, *rest = operation.pack([operation.encode(command) for command in commands])
         number = msgspec.msgpack.encode(instead)
         assert len(number) == len(wrong) == 5 and number in wire
         forged = wire.replace(number, wrong)
-        return self.script(operation.script, list(operation.keys), forged, *operation.arguments)
+        return self.script(
+            operation.script, list(operation.keys), forged, *rest, *operation.arguments
+        )
 
     def expire(self, entries_max: int = 500) -> tuple[int, int, int]:
         """One call of the sweeper's script: looked at, expired, more."""

@@ -1,11 +1,13 @@
--- The commands of a reserve as they come: flat, reservation_id, ttl_ms, tail, candidates, how many values of
--- lines, the lines (sku, location or '', quantity, …).
+-- The commands of a reserve as they come: flat, reservation_id, ttl_ms, bytes of its tail, candidates, how many
+-- values of lines, the lines (sku, location or '', quantity, …).
 local QUANTITY_MAX = 1000000
 
--- Where each begins, and which of them (by that place) leave a location to sourcing. Raises for a programmer's
--- mistake, before anything is written; so does comparing what is no number.
-local function read_asked(values)
-  local starts, sourced, n, at, last = {}, {}, 0, 1, #values
+-- Where each begins, where its tail ends, and which of them (by the place where they begin) leave a location
+-- to sourcing. Raises for a programmer's mistake, before anything is written; so does comparing what is no
+-- number.
+local function read_asked(values, bytes_of_tails)
+  local starts, tail_ends, sourced = {}, {[0] = 0}, {}
+  local n, at, last, bytes = 0, 1, #values, 0
   while at <= last do
     local ttl_ms, count = values[at + 1], values[at + 4]
     if not (count >= 3 and count % 3 == 0 and ttl_ms >= 1 and ttl_ms % 1 == 0) then
@@ -21,8 +23,12 @@ local function read_asked(values)
       end
     end
     n = n + 1
-    starts[n] = at
+    bytes = bytes + values[at + 2]
+    starts[n], tail_ends[n] = at, bytes
     at = at + 5 + count
   end
-  return starts, sourced
+  if bytes ~= bytes_of_tails then
+    error('the tails have ' .. bytes_of_tails .. ' bytes, not ' .. bytes)
+  end
+  return starts, tail_ends, sourced
 end

@@ -5,6 +5,7 @@ import pytest
 from kit import (
     HELD,
     TOO_LARGE,
+    WRITES,
     WRONG_NUMBERS,
     Partition,
     confirm,
@@ -17,6 +18,8 @@ from kit import (
 from redis.exceptions import ResponseError
 
 from engine import keys
+from engine.engine import _operations
+from engine.model import Reserve
 from engine.reservations import seal_of
 from engine.settings import Settings
 
@@ -259,6 +262,20 @@ def test_given_a_wrong_ttl_past_python_then_an_error_and_its_neighbours_wrote_no
     with pytest.raises(ResponseError):
         p.forge(good, bad, instead=80_000_000, wrong=wrong)
     assert p.dump() == before
+
+
+@pytest.mark.parametrize("tails_of", [lambda tails: tails[:-1], lambda tails: tails + b"x"])
+def test_given_tails_of_another_length_then_an_error_and_nothing_is_written(p, tails_of):
+    p.receive("A", 9)
+    before = p.dump()
+    operation = _operations(0, p.settings)[Reserve]
+    commands = [reserve("r0", "A"), reserve("r1", "A")]
+    values, tails = operation.pack([operation.encode(command) for command in commands])
+    with pytest.raises(ResponseError, match="tails have"):
+        p.script("reserve", WRITES, values, tails_of(tails), *operation.arguments)
+    assert p.dump() == before
+    assert p.script("reserve", WRITES, values, tails, *operation.arguments)[1] == [1, 1]
+    p.check()
 
 
 @pytest.mark.parametrize("quantity", [0, -1, 1_000_001])

@@ -100,7 +100,7 @@ def test_the_engine_calls_scripts_with_the_keys_and_arguments_their_headers_name
             re.findall(r"^--\s+(?:KEYS\s+)?\d+ \w", keys, re.MULTILINE)
         )
         described = len(re.findall(r"^(?:--)?\s+\d+ ", argv, re.MULTILINE))
-        assert 1 + len(operation.arguments) == described, operation.script
+        assert len(operation.pack([])) + len(operation.arguments) == described, operation.script
 
 
 RUN_WHEN_FULL = ("confirm", "release", "expire", "open", "trim", "repair", "replay")
