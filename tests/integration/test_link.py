@@ -70,11 +70,13 @@ async def test_a_lost_connection_is_told_to_all_who_wait_and_another_opened(
 
 
 async def test_whoever_gives_up_gets_nobody_elses_reply(link: Link, redis: Redis) -> None:
+    before = await link.call([("CLIENT", "ID")])
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await link.call([("BLPOP", "hf:no", 0)])
     redis.lpush("hf:no", "late")
     assert await link.call([("ECHO", "mine")]) == [b"mine"]
+    assert await link.call([("CLIENT", "ID")]) != before, "what is still to come there is not ours"
     assert len(links_of(redis)) == 1, "the connection that was given up is closed"
 
 
