@@ -104,9 +104,14 @@ class Batcher:
         ]
 
     async def open(self) -> None:
-        """Connect now instead of at the first call. RedisError or OSError where that can't be."""
-        for link in self._links:
-            await link.open()
+        """Connect now instead of at the first call. RedisError or OSError where that can't be; nothing
+        stays connected then."""
+        try:
+            for link in self._links:
+                await link.open()
+        except BaseException:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """Let what was handed in be decided, then disconnect."""
@@ -259,7 +264,7 @@ class Batcher:
                 async with asyncio.timeout_at(give_up_at):
                     answered = await self._call(step, calls)
             except (RedisError, TimeoutError, OSError) as error:
-                log.warning("Redis did not answer: %s", error)
+                log.warning("Redis did not answer: %s", str(error) or "no reply in time")
                 unanswered.update(calls)
             else:
                 for script, reply in answered.items():

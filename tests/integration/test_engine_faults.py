@@ -105,12 +105,13 @@ async def test_given_redis_away_then_whoever_waits_behind_others_is_told_as_soon
 
 @pytest.mark.parametrize("settle", [confirm, release])
 async def test_given_an_unanswered_part_then_sent_again_it_takes_nothing_twice(
-    p, own_server, own_engine, settle
+    p, own_server, own_engine, settle, caplog
 ):
     p.hold("r1", ("A", 10))
     part = settle("r1", ("A", 4), request_id="q1")
     with stopped(own_server):
         assert (await own_engine.call(part)).status == "unavailable"
+    assert "Redis did not answer: no reply in time" in caplog.text
     again = await own_engine.call(part)
     assert again.status in ("confirmed", "released")
     lines = again.reservation.lines[0]

@@ -19,6 +19,7 @@ from running import eventually, on_one_redis, open_by_hand
 
 from api.servers import RedisServer, free_port
 from engine.engine import Engine, connect
+from engine.errors import StoreError
 from engine.link import Link
 from engine.settings import Settings
 
@@ -111,6 +112,19 @@ async def test_concurrent_calls_open_one_connection_and_closing_ends_it(
     assert len(links_of(redis)) == 1
     await link.close()
     eventually("the server knows that it is closed", lambda: links_of(redis) == [])
+
+
+async def test_an_engine_that_gets_one_connection_too_few_keeps_none(
+    redis: Redis, redis_server: RedisServer
+) -> None:
+    before = redis.config_get("maxclients")["maxclients"]
+    redis.config_set("maxclients", 3)  # ours, redis-py's and one call's
+    try:
+        with pytest.raises(StoreError, match="be used"):
+            await Engine.start(Settings(redis_url=redis_server.url))
+        eventually("all are closed", lambda: links_of(redis) == [], within_s=5)
+    finally:
+        redis.config_set("maxclients", before)
 
 
 @pytest.fixture
