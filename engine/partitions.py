@@ -107,7 +107,8 @@ class Opening(StrEnum):
 def open_partition(
     redis: Redis, scripts: Scripts, partition: int, *, judged: Head, server: Server, trimmer: str
 ) -> Opening:
-    """Open the partition into epoch + 1 if head and server still are what was judged."""
+    """Open the partition into epoch + 1 if head and server still are what was judged. ``trimmer`` trims
+    the outbox where head names nobody yet."""
     answer = scripts.call_sync(
         redis,
         "open",

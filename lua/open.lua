@@ -11,7 +11,7 @@
 --       3 run_id    of head as judged; '' where there was no head
 --       4 server    run_id of the server that was judged
 --       5 replid    of the server that was judged
---       6 trimmer   who trims the outbox from now on
+--       6 trimmer   who trims the outbox where head names nobody yet
 -- RETURNS {opened, epoch} | {changed} | {outbox_ahead, last id}: an event was written that head does
 --         not know, so the next one could not be written
 --- @include lib/open.lua
@@ -42,6 +42,7 @@ end
 read_head()
 begin_writes()
 redis.call('HSET', KEYS[1], 'epoch', integer(epoch), 'seq', integer(seq), 'run_id', judged.server,
-  'replid', judged.replid, 'last_ms', integer(head.now), 'trimmer', ARGV[6])
+  'replid', judged.replid, 'last_ms', integer(head.now))
+redis.call('HSETNX', KEYS[1], 'trimmer', ARGV[6]) -- a relay may have taken over since head was judged
 redis.call('HSETNX', KEYS[1], 'trimmed_seq', integer(trimmed_seq))
 return {'opened', epoch}

@@ -169,7 +169,7 @@ class Persister:
             self._partition,
             judged=head,
             server=server,
-            trimmer=head.trimmer or ("relay" if self._settings.kafka_bootstrap else "persister"),
+            trimmer="relay" if self._settings.kafka_bootstrap else "persister",
         )
         if opening is Opening.OPENED:
             log.info("opened partition %s into epoch %s", self._partition, epoch + 1)

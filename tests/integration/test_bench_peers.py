@@ -205,9 +205,10 @@ def test_an_address_of_tigerbeetle_that_is_none_is_told(monkeypatch: pytest.Monk
 
 
 def test_the_memory_of_live_reservations() -> None:
-    (made,) = memory.figures(3_000)
+    # So many that a buffer of the server's, 16 kB, is small beside what the deadlines differ by.
+    (made,) = memory.figures(20_000)
     assert (made.name, made.audit, made.at_most) == ("memory_per_reservation", True, True)
-    assert made.notes["reservations"] == 3_000
+    assert made.notes["reservations"] == 20_000
     notes = made.notes
     assert made.value is not None
     assert 100 < notes["bytes_with_1000_a_deadline"] < made.value

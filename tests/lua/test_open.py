@@ -8,6 +8,7 @@ from engine import keys
 from engine.model import GetReservation, GetStock
 from engine.partitions import Head, Opening, open_partition, read_head, read_server
 from engine.scripts import Scripts
+from persister.outbox import Outbox
 
 
 def try_open(redis, judged, server=None):
@@ -61,6 +62,18 @@ def test_given_two_that_judged_the_same_then_only_the_first_opens(redis):
     before = redis.hgetall(keys.head(0))
     assert try_open(redis, judged) is Opening.CHANGED
     assert redis.hgetall(keys.head(0)) == before
+
+
+def test_given_a_relay_that_took_over_since_head_was_judged_then_it_stays_the_trimmer(redis):
+    """It begins while the persister opens; named wrongly, what it moves to Kafka would be a gap to
+    whoever reads the outbox directly."""
+    p = Partition(redis)
+    p.receive("A", 5)
+    judged = read_head(redis, 0)
+    assert judged.trimmer == "persister"
+    Outbox(redis, p.scripts, 0, "relay").become_trimmer()
+    assert try_open(redis, judged) is Opening.OPENED
+    assert p.head()["trimmer"] == "relay"
 
 
 @pytest.mark.parametrize("field", ["run_id", "replid"])
