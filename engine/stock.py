@@ -19,7 +19,6 @@ from engine.reservations import Wire, fingerprint
 from engine.statuses import Status
 
 _decode_record = msgspec.msgpack.Decoder(tuple[str, int, int, int, int, int, int, int]).decode
-_decode_stock = msgspec.msgpack.Decoder(tuple[str, int, int, int, int]).decode
 
 
 def encode_movement(command: Movement) -> Wire:
@@ -81,8 +80,14 @@ def encode_read(command: GetStock) -> Wire:
 def decode_read(command: GetStock, answer: Any, now_ms: int) -> Outcome:
     if not answer:
         return Outcome(status=Status.UNKNOWN_SKU)
-    kept = [answer] if type(answer) is bytes else answer
-    records = [StockRecord(*_decode_stock(b"\x95" + values)) for values in kept]
-    if len(records) > 1:
-        records.sort(key=lambda record: record.location)
+    if type(answer) is bytes:
+        return Outcome(status=Status.FOUND, stock=(_record(answer),))
+    records = sorted(map(_record, answer), key=lambda record: record.location)
     return Outcome(status=Status.FOUND, stock=tuple(records))
+
+
+def _record(kept: bytes) -> StockRecord:
+    on_hand, held, quarantined, safety_stock, location = kept.split(b" ", 4)
+    return StockRecord(
+        location.decode(), int(on_hand), int(held), int(quarantined), int(safety_stock)
+    )

@@ -10,16 +10,22 @@ local function by_most_available(a, b)
   return a.location < b.location
 end
 
+local function read_locations(sku)
+  local found = redis.pcall('SMEMBERS', locations_key(sku))
+  if found.err then
+    tell_damaged(locations_key(sku))
+    return {}
+  end
+  return found
+end
+
 local function locations(sku)
-  if not locations_of[sku] then
-    local found = redis.pcall('SMEMBERS', locations_key(sku))
-    if found.err then
-      tell_damaged(locations_key(sku))
-      found = {}
-    end
+  local found = locations_of[sku]
+  if not found then
+    found = read_locations(sku)
     locations_of[sku] = found
   end
-  return locations_of[sku]
+  return found
 end
 
 -- Stock records of a sku: the given candidates in their order, then the others, most available first.

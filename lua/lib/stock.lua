@@ -7,11 +7,25 @@
 local stocks = {}
 local touched = {}
 
--- on_hand, held, quarantined and safety_stock; nil where there is no record, false where it can't be read.
-local function read_numbers(key)
+-- on_hand, held, quarantined and safety_stock as they are kept; nil where there is no record, false where it
+-- can't be read.
+local function read_fields(key)
   local fields = redis.pcall('HMGET', key, 'on_hand', 'held', 'quarantined', 'safety_stock')
-  if fields.err == nil and not (fields[1] or fields[2] or fields[3] or fields[4]) then
-    return nil
+  if fields[1] and fields[2] and fields[3] and fields[4] then
+    return fields
+  end
+  if fields.err or fields[1] or fields[2] or fields[3] or fields[4] then
+    tell_damaged(key)
+    return false
+  end
+  return nil
+end
+
+-- The same as numbers.
+local function read_numbers(key)
+  local fields = read_fields(key)
+  if not fields then
+    return fields
   end
   local on_hand, held, quarantined, safety_stock =
     whole(fields[1]), whole(fields[2]), whole(fields[3]), whole(fields[4])

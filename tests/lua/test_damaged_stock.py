@@ -32,6 +32,9 @@ STOCK = {
     "empty": {"quarantined": ""},
     "a hexadecimal": {"on_hand": "0x10"},
     "an exponent": {"on_hand": "1e3"},
+    "two numbers": {"on_hand": "1 2"},
+    "a number and a blank": {"held": "1 "},
+    "one digit too many": {"held": "9" * 17},
     "infinite": {"on_hand": "inf"},
     "too many digits": {"on_hand": "9" * 30},
     "garbage": {"safety_stock": b"\xff\x00\xfe"},
@@ -122,6 +125,8 @@ def test_given_locations_of_another_type_then_it_is_reported_and_others_are_sold
     outcomes = p.send(reserve("r1", "B"), reserve("r2", ("C", 1, None)), reserve("r3", "B"))
     assert statuses(outcomes)[::2] == ["reserved", "reserved"]
     assert outcomes[1].status != "reserved"
+    assert p.damaged == [key]
+    assert statuses(p.send(*map(GetStock, "ABC"))) == ["found", "found", "unknown_sku"]
     assert p.damaged == [key]
     assert p.one(reserve("r4", "C")).status == "reserved", "a line with location needs no set"
     assert p.one(move("receive", "C", 1, "Z")).status == "applied"

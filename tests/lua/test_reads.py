@@ -72,6 +72,39 @@ def test_given_stock_at_several_locations_when_read_then_each_is_told_in_order(p
     assert p.dump() == before
 
 
+@pytest.mark.parametrize("location", ["X", "7 8", "-3", ""])
+@pytest.mark.parametrize(
+    "numbers", [(0, 0, 0, 0), (10**15, 999_999_999, 12, 0), (-5, 7, -(10**14), 1_234_567)], ids=str
+)
+def test_given_any_numbers_at_any_location_when_read_then_they_are_told_exactly(
+    p, location, numbers
+):
+    fields = dict(zip(("on_hand", "held", "quarantined", "safety_stock"), numbers, strict=True))
+    p.redis.hset(keys.stock(0, "Z", location), mapping=fields)
+    p.redis.sadd(keys.locations(0, "Z"), location)
+    (record,) = p.one(GetStock("Z")).stock
+    assert (record.location, record.on_hand, record.held) == (location, *numbers[:2])
+    assert (record.quarantined, record.safety_stock) == numbers[2:]
+
+
+def test_given_many_skus_in_one_place_and_some_in_two_when_read_then_each_tells_its_own(p):
+    skus = [f"S{i}" for i in range(100)]
+    moves = [move("receive", sku, 1 + i, "Y" if i == 70 else "X") for i, sku in enumerate(skus)]
+    moves += [move("receive", sku, 500, "Z") for sku in ("S40", "S99")]
+    p.send(*moves)
+    asked = [*skus[:30], "no", *skus[30:], "nor", "S5"]
+    stocks = {
+        sku: [(s.location, s.on_hand) for s in outcome.stock]
+        for sku, outcome in zip(asked, p.send(*map(GetStock, asked)), strict=True)
+    }
+    expected = {sku: [("X", 1 + i)] for i, sku in enumerate(skus)}
+    expected |= {"S70": [("Y", 71)], "no": [], "nor": []}
+    expected["S40"].append(("Z", 500))
+    expected["S99"].append(("Z", 500))
+    assert stocks == expected
+    assert p.damaged == []
+
+
 def test_given_unknown_skus_among_known_ones_then_each_is_answered_in_its_place(p):
     before = p.dump()
     outcomes = p.send(GetStock("no"), GetStock("A"), GetStock("A"), GetStock("nor"))
