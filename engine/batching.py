@@ -116,7 +116,8 @@ class Batcher:
     async def close(self) -> None:
         """Let what was handed in be decided, then disconnect."""
         while self._tasks or self._queue:
-            await asyncio.gather(*self._tasks)
+            if self._tasks:
+                await asyncio.wait(self._tasks)  # unlike gather, it doesn't cancel them if it is cancelled
             await asyncio.sleep(0)
         for link in self._links:
             await link.close()
@@ -190,11 +191,13 @@ class Batcher:
 
     async def _run(self, step: _Step) -> None:
         undecided: list[Part] = []
-        replies: dict[str, Any] = {}
+        silent = False
         try:
-            replies = await self._send(step)
+            replies, repeated = await self._send(step)
+            silent = len(replies) < len(step)
             for script, group in step.items():
-                self._settle(group, replies[script], undecided)
+                reply = replies.get(script, Status.UNAVAILABLE)
+                self._settle(group, reply, undecided, is_repeated=script in repeated)
         except Exception:
             # A mistake of ours must not leave anybody waiting for ever: the outcome is unknown.
             log.exception("a step failed")
@@ -204,10 +207,12 @@ class Batcher:
         for group in step.values():
             self._in_flight.remove(group)
         self._queue.extendleft(reversed(undecided))
-        if any(reply is Status.UNAVAILABLE for reply in replies.values()):
+        if silent:
             self._give_up_waiting()
 
-    def _settle(self, group: Group, reply: Any, undecided: list[Part]) -> None:
+    def _settle(
+        self, group: Group, reply: Any, undecided: list[Part], *, is_repeated: bool
+    ) -> None:
         if isinstance(reply, Status):
             for part in group.parts:
                 part.settle_all(reply)
@@ -223,7 +228,8 @@ class Batcher:
             own = answers[start : start + part.count]
             start += part.count
             for piece, answered in _decided(part, own, waiting) if some_wait else [(part, own)]:
-                piece.settle(_decoded(piece, answered, now_ms))
+                outcomes = _decoded(piece, answered, now_ms)
+                piece.settle(_unsure(outcomes) if is_repeated else outcomes)
         # What came back undecided was too much for one call: send less next time, until one goes whole.
         count = sum([part.count for part in waiting])
         limit = max(1, group.count // 2) if count > 1 else COMMANDS_MAX
@@ -247,8 +253,9 @@ class Batcher:
         for part in waiting:
             part.settle_all(Status.UNAVAILABLE)
 
-    async def _send(self, step: _Step) -> dict[str, Any]:
-        """The reply of each script, or the status that stands for all its commands.
+    async def _send(self, step: _Step) -> tuple[dict[str, Any], set[str]]:
+        """The reply of each script that replied, or the status that stands for all its commands; and the
+        scripts that were sent more than once.
 
         Repeats what got no reply, which is safe by the ids in it, until the time is up; whether an
         ``unavailable`` command took effect is unknown: the same id again gives the answer.
@@ -256,7 +263,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._unavailable_after_s
         calls = {script: step[script].pack() for script in self._in_order if script in step}
-        replies: dict[str, Any] = dict.fromkeys(calls, Status.UNAVAILABLE)
+        replies: dict[str, Any] = {}
         unanswered: set[str] = set()  # sent without a reply: they may have taken effect
         pause_s = 0.02
         while calls:
@@ -280,7 +287,7 @@ class Batcher:
                 break
             await asyncio.sleep(pause_s)
             pause_s *= 2
-        return replies
+        return replies, unanswered
 
     async def _call(self, step: _Step, calls: _Calls) -> dict[str, Any]:
         answered = await self._pipeline(step, calls)
@@ -358,6 +365,17 @@ def _decoded(part: Part, answers: list[Any], now_ms: int) -> list[Outcome]:
     if unreadable > 1:
         log.error("%d more answers of that call can't be read", unreadable - 1)
     return outcomes
+
+
+def _unsure(outcomes: list[Outcome]) -> list[Outcome]:
+    """Outcomes of commands that were sent before without a reply: refusals that may be of their own making
+    say "nothing was changed" no more."""
+    unavailable = Outcome(status=Status.UNAVAILABLE)
+    return [unavailable if each.status in _PERHAPS_OWN else each for each in outcomes]
+
+
+#: A receive that was applied may have filled the outbox, an extend have come close to its limit.
+_PERHAPS_OWN = frozenset({Status.BACKLOG_FULL, Status.LIFETIME_EXCEEDED})
 
 
 def _translated(script: str, reply: Any) -> Any:

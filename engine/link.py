@@ -7,8 +7,10 @@ would cost more than all else that the engine does for a call (docs/performance.
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections import deque
 from collections.abc import Sequence
+from socket import SO_LINGER, SOL_SOCKET
 from typing import Any, TypeAlias
 
 import hiredis
@@ -17,6 +19,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 #: A command as Redis takes it: its name and its arguments, each a str, bytes or an int.
 Words: TypeAlias = tuple[Any, ...]
+#: To linger, for no time: the connection is reset, and what is still unsent dropped.
+_AT_ONCE = struct.pack("ii", 1, 0)
 
 
 class Link:
@@ -79,8 +83,14 @@ class _Wire(asyncio.Protocol):
         try:
             return await call.future
         except asyncio.CancelledError:
-            self._transport.abort()
+            self._give_up()
             raise
+
+    def _give_up(self) -> None:
+        """Close at once, and have the kernel forget what it has not delivered: it would go on trying, and
+        a command could take effect long after its caller was told that its outcome is unknown."""
+        self._transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, _AT_ONCE)
+        self._transport.abort()
 
     async def close(self) -> None:
         await self._connection.disconnect()

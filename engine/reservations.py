@@ -315,10 +315,11 @@ def decode_change(command: Confirm | Release | Extend, answer: Any, now_ms: int)
         )
     if len(answer) == 1:
         return Outcome(status=status)
-    outcome = _with_view(status, command.reservation_id, answer[1], now_ms)
     if len(answer) > 2:
+        # As it was then: held means that its deadline had not passed.
+        outcome = _with_view(status, command.reservation_id, answer[1], now_ms=0)
         return msgspec.structs.replace(outcome, replayed=True)
-    return outcome
+    return _with_view(status, command.reservation_id, answer[1], now_ms)
 
 
 def decode_read(command: GetReservation, answer: Any, now_ms: int) -> Outcome:

@@ -296,3 +296,28 @@ async def test_given_answers_that_can_t_be_read_then_they_alone_are_unknown_and_
     assert len(logged) == 2
     assert "r1" in logged[0] and "odd" in logged[0]
     assert logged[1] == "2 more answers of that call can't be read"
+
+
+async def test_given_writes_refused_at_once_then_reads_that_wait_behind_them_are_answered(
+    own_engine, own_server, p
+):
+    """Only behind a server that says nothing is everybody told so."""
+    p.redis.config_set("min-replicas-to-write", 1)
+    calls = []
+    with stopped(own_server):
+        for command in (reserve("r1", "A"), reserve("r2", "A"), GetStock("A"), GetStock("A")):
+            calls.append(asyncio.ensure_future(own_engine.call(command)))
+            await asyncio.sleep(0.01)
+    assert of(await asyncio.gather(*calls)) == ["unavailable"] * 2 + ["found"] * 2
+
+
+async def test_given_a_close_that_is_cancelled_then_who_waits_is_answered(own_server, p):
+    engine = await Engine.start(Settings(redis_url=own_server.url))
+    with stopped(own_server):
+        asked = asyncio.ensure_future(engine.call(reserve("r1", "A")))
+        await asyncio.sleep(0.05)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(engine.close(), 0.1)
+    async with asyncio.timeout(5):
+        assert (await asked).status in ("reserved", "already_reserved", "unavailable")
+    await engine.close()

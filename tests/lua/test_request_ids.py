@@ -51,6 +51,18 @@ def test_given_a_known_request_id_then_its_first_success_is_told_whatever_came_a
 
 
 @both
+def test_given_a_known_request_id_then_the_state_of_then_is_told_however_late(
+    p, settle, success, other
+):
+    first = p.one(settle("r1", ("A", 1), request_id="q1"))
+    p.one(settle("r1"))
+    p.set_clock(p.record("r1").deadline_ms + 1)
+    again = p.one(settle("r1", ("A", 1), request_id="q1"))
+    assert (again.status, again.replayed) == (success, True)
+    assert again.reservation == first.reservation and first.reservation.status == "held"
+
+
+@both
 def test_given_a_known_request_id_with_other_content_then_request_mismatch(
     p, settle, success, other
 ):
