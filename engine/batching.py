@@ -117,7 +117,7 @@ class Batcher:
         """Let what was handed in be decided, then disconnect."""
         while self._tasks or self._queue:
             if self._tasks:
-                await asyncio.wait(self._tasks)  # unlike gather, it doesn't cancel them if it is cancelled
+                await asyncio.wait(self._tasks)  # not gather: cancelled, it would cancel them too
             await asyncio.sleep(0)
         for link in self._links:
             await link.close()
