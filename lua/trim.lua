@@ -11,7 +11,7 @@
 --       4 epoch     of the last event to trim; '' for none
 --       5 seq       of the last event to trim
 --       6 bytes     of the events to trim
--- RETURNS {kept, trimmer} | {taken, holder, ms left} | {no_head}
+-- RETURNS {kept, trimmer} | {taken, holder, ms left} | {other_trimmer, trimmer} | {no_head}
 --- @include lib/open.lua
 --- @include lib/writes_when_full.lua
 local LEASE_MAX_MS = 60000 -- a later end is from a clock that was set back since
@@ -25,6 +25,10 @@ local kept = redis.call('HMGET', KEYS[1], 'lease', 'lease_until_ms', 'trimmer')
 local left = (whole(kept[2]) or 0) - head.server_ms
 if kept[1] and kept[1] ~= holder and left > 0 and left <= LEASE_MAX_MS then
   return {'taken', kept[1], left}
+end
+local trimmer = role ~= '' and role or kept[3] or ''
+if epoch ~= '' and trimmer ~= string.match(holder, '^%a*') then
+  return {'other_trimmer', trimmer} -- it took over while this one was away
 end
 
 begin_writes()
@@ -40,4 +44,4 @@ if epoch ~= '' then
     or math.min(head.trimmed_bytes + bytes, head.written_bytes)
   redis.call('HSET', KEYS[1], 'trimmed_seq', integer(trimmed_seq), 'trimmed_bytes', integer(trimmed_bytes))
 end
-return {'kept', role ~= '' and role or kept[3] or ''}
+return {'kept', trimmer}

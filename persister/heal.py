@@ -120,7 +120,8 @@ def check_outbox(redis: Redis, scripts: Scripts, ledger: Ledger, position: Posit
             ledger.compare([event for event in events if event.seq <= position.seq])
         except PartitionStopped:
             raise PartitionStopped(
-                f"partition {ledger.partition} stays closed: its outbox is not this ledger's, an event up to"
-                f" {after[0]}-{after[1]} differs; see docs/operations.md, 'Redis is behind the ledger'"
+                f"partition {ledger.partition}: its outbox is not this ledger's, an event up to"
+                f" {after[0]}-{after[1]} differs, so nothing is moved, and closed it stays closed;"
+                " see docs/operations.md, 'Redis is behind the ledger'"
             ) from None
     ledger.connection.commit()

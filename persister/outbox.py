@@ -41,6 +41,11 @@ class LeaseTaken(StoreError):
     """Another process trims this outbox."""
 
 
+def name_holder(role: str) -> str:
+    """A name for the lease that nobody else has: '<role>:…'."""
+    return f"{role}:{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
 class Outbox:
     """The outbox of one partition, for one process in one role ('persister' or 'relay').
 
@@ -55,7 +60,7 @@ class Outbox:
         self._scripts = scripts
         self._partition = partition
         self._role = role
-        self._holder = holder or f"{role}:{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._holder = holder or name_holder(role)
         self._key = keys.outbox(partition)
         self._entries = 100
 
@@ -104,7 +109,8 @@ class Outbox:
         self._trim(LEASE_MS, self._role, "", 0, 0)
 
     def trim(self, epoch: int, seq: int, bytes_count: int) -> None:
-        """Forget all up to (epoch, seq); ``bytes_count`` is what those entries held."""
+        """Forget all up to (epoch, seq); ``bytes_count`` is what those entries held. LeaseTaken where
+        another process has the lease, or head names another role."""
         self._trim(LEASE_MS, "", str(epoch), seq, bytes_count)
 
     def give_back(self) -> None:
@@ -122,6 +128,10 @@ class Outbox:
         word = answer[0]
         if word == b"kept":
             return str(answer[1].decode())
+        if word == b"other_trimmer":
+            raise LeaseTaken(
+                f"partition {p}: the {answer[1].decode() or 'next one'} has taken over the outbox"
+            )
         if word == b"no_head":
             raise StoreError(f"partition {p} was never opened; a persister opens it")
         raise LeaseTaken(

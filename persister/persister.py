@@ -123,6 +123,8 @@ class Persister:
             if mono_s >= check_at:
                 # Before anything is read or trimmed: is this the Redis of this ledger?
                 self._open_if_closed(redis, scripts, source, ledger, position)
+                if check_at == 0.0:
+                    check_outbox(redis, scripts, ledger, position)
                 source.begin(position)
                 if check_at == 0.0:
                     ledger.go_on()
@@ -154,8 +156,10 @@ class Persister:
         if behind and head.is_open_on(server):
             close_partition(redis, self._partition)
             head = read_head(redis, self._partition)
-        if not head.is_open_on(server) and not source.is_drained(position):
-            return
+        if not head.is_open_on(server):
+            position = ledger.position()  # fails where the session, and the lease with it, is gone
+            if not source.is_drained(position):
+                return
         if behind:
             head = heal(redis, scripts, ledger, self._settings, head=head, position=position)
             epoch, seq = head.position

@@ -18,12 +18,12 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from engine.errors import HoldfastError, PartitionStopped, StoreError
-from engine.partitions import read_head, read_server
+from engine.partitions import Server, read_head, read_server
 from engine.scripts import Scripts
 from engine.settings import Settings
 from persister.kafka import KafkaUnavailable, client_settings, ensure_topic
 from persister.messages import WRAPPED_BYTES_MAX, wrap
-from persister.outbox import Entry, LeaseTaken, Outbox
+from persister.outbox import Entry, LeaseTaken, Outbox, name_holder
 from persister.persister import connect_redis
 
 log = logging.getLogger("holdfast.relay")
@@ -50,6 +50,8 @@ class Relay:
         self._partition = partition
         self._stopping = threading.Event()
         self._last_word = ("", 0.0)
+        # The same for all its tries: none of them waits for the lease of the one before.
+        self._holder = name_holder("relay")
 
     def stop(self) -> None:
         """Ask ``run`` to end: it moves what is in the outbox, 5 s at most, and returns."""
@@ -73,7 +75,7 @@ class Relay:
     def _work(self) -> None:
         with connect_redis(self._settings.redis_url) as redis:
             scripts = Scripts.for_server(redis.info("server"))
-            outbox = Outbox(redis, scripts, self._partition, "relay")
+            outbox = Outbox(redis, scripts, self._partition, "relay", self._holder)
             if outbox.keep() != "relay":
                 # All that the persister has not written yet is still in the outbox: nothing to drain.
                 outbox.become_trimmer()
@@ -94,14 +96,23 @@ class Relay:
         after = (0, 0)
         check_at = drain_until = 0.0
         is_open = True
+        begun_on: tuple[Server, str] | None = None
         while True:
             mono_s = time.monotonic()
             if self._stopping.is_set():
                 drain_until = drain_until or mono_s + DRAIN_S
             if mono_s >= check_at:
-                outbox.keep()
+                if outbox.keep() != "relay":
+                    raise LeaseTaken(f"partition {self._partition}: a persister reads its outbox")
                 # Closed: this Redis may be an older one, or another; its persister will tell.
-                is_open = read_head(redis, self._partition).is_open_on(read_server(redis))
+                server, head = read_server(redis), read_head(redis, self._partition)
+                is_open = head.is_open_on(server)
+                begun_on = begun_on or (server, head.epoch)
+                if begun_on != (server, head.epoch):
+                    raise StoreError(
+                        f"partition {self._partition}: Redis was restarted, or opened anew; beginning at"
+                        " the head of its outbox"
+                    )
                 self._report(shipment)
                 check_at = mono_s + CHECK_S
             entries: list[Entry] = []

@@ -14,6 +14,7 @@ from running import rows
 from engine.errors import LedgerError, PartitionStopped
 from engine.events import Event, EventLine, from_json
 from persister import database
+from persister.database import NOTICE_A_DEAD_HOST
 from persister.ledger import Ledger, Position
 
 AT_MS = 1_800_000_000_123
@@ -200,6 +201,16 @@ def test_only_one_process_has_the_lease(url: str) -> None:
         assert Ledger(two, 1).lease()
         one.close()
         assert Ledger(two, 0).lease()
+
+
+def test_a_lease_ends_when_the_host_of_its_holder_has_vanished(ledger: Ledger) -> None:
+    """Both ends ask within seconds; nobody answers for a host that is gone."""
+    assert ledger.lease()
+    names = ("keepalives_idle", "keepalives_interval", "keepalives_count", "user_timeout")
+    asked = [ledger.connection.execute(f"SHOW tcp_{name}").fetchone() for name in names]
+    assert asked == [("5",), ("2",), ("3",), ("15000",)]
+    given = ledger.connection.info.get_parameters()
+    assert {name: str(value) for name, value in NOTICE_A_DEAD_HOST.items()}.items() <= given.items()
 
 
 def test_migrations_are_applied_once(postgres_url: str) -> None:

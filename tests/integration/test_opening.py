@@ -6,7 +6,10 @@ import logging
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
+from kit import Partition
+from redis import Redis
 from running import (
     NO_POSTGRES,
     check_problem,
@@ -19,9 +22,13 @@ from running import (
 )
 
 from api.servers import RedisServer
-from engine.partitions import read_head
+from engine.events import Event, EventLine
+from engine.partitions import close_partition, read_head
 from engine.settings import Settings
-from persister.persister import connect_redis
+from persister import database
+from persister.ledger import Ledger
+from persister.persister import Persister, connect_redis
+from persister.sources import OutboxSource
 
 pytestmark = pytest.mark.anyio
 
@@ -158,3 +165,51 @@ async def test_a_persister_that_lost_postgresql_goes_on_where_it_was(settings: S
                 )
                 wait_for_ledger(settings)
     assert epochs(settings) == [(1, 1), (1, 2), (1, 3)]
+
+
+async def test_a_persister_with_the_ledger_of_another_redis_moves_nothing(
+    settings: Settings, redis: Redis
+) -> None:
+    """One wrong URL, and this Redis is open: its events must neither be trimmed nor end up there."""
+    p = Partition(redis)
+    p.receive("A", 9)
+    p.hold("r1", "A")
+    p.hold("r2", "A")
+    with database.connect(settings.postgres_url) as connection:
+        database.migrate(connection)
+        connection.commit()
+        line = EventLine("coffee", "MAIN", 5, 5, 0, 0)
+        foreign = Event(
+            version=1, partition=0, epoch=1, seq=1, type="receive", at_ms=1, lines=(line,)
+        )
+        Ledger(connection, 0).write([foreign])
+    with persisting(settings, until_open=False):
+        stopped = eventually(
+            "it says why",
+            lambda: rows(settings.postgres_url, "SELECT stopped FROM positions")[0][0],
+        )
+    assert "its outbox is not this ledger's" in stopped
+    assert [event.reservation_id for event in p.events()] == [None, "r1", "r2"]
+    assert rows(settings.postgres_url, "SELECT count(*) FROM events") == [(1,)]
+
+
+async def test_a_persister_that_lost_its_lease_unnoticed_opens_nothing(
+    settings: Settings, redis: Redis
+) -> None:
+    """Another one may have written meanwhile what this Redis has lost."""
+    p = Partition(redis)
+    p.receive("A", 9)
+    with persisting(settings):
+        wait_for_ledger(settings)
+    close_partition(redis, 0)
+    persister = Persister(settings)
+    with database.connect(settings.postgres_url) as connection:
+        ledger = Ledger(connection, 0)
+        assert ledger.lease()
+        source = OutboxSource(redis, p.scripts, 0)
+        at = ledger.position()
+        pid = connection.info.backend_pid
+        rows(settings.postgres_url, f"SELECT pg_terminate_backend({pid})")
+        with pytest.raises(psycopg.OperationalError):
+            persister._open_if_closed(redis, p.scripts, source, ledger, at)
+    assert not is_open(settings.redis_url)

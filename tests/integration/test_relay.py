@@ -216,6 +216,28 @@ def test_given_a_relay_at_work_then_a_second_waits_for_its_end(settings, redis, 
         )
 
 
+@pytest.mark.parametrize("what", ["another trimmer", "opened anew"])
+def test_given_a_change_under_its_feet_then_the_relay_begins_at_the_head_of_the_outbox(
+    settings, redis, caplog, what
+):
+    """What it had sent and not trimmed is sent again; nothing is trimmed by what it knew before."""
+    caplog.set_level("INFO")
+    p = filled(redis)
+    with relaying(settings), persisting(settings):
+        wait_for_ledger(settings)
+        if what == "another trimmer":
+            redis.hset(keys.head(0), "trimmer", "persister")
+            eventually("it is told", lambda: "a persister reads its outbox" in caplog.text)
+        else:
+            redis.hset(keys.head(0), "run_id", "")
+            eventually("it is told", lambda: "or opened anew" in caplog.text)
+        eventually("the relay is the trimmer", lambda: p.head()["trimmer"] == "relay")
+        p.hold("later", ("A", 1, "X"))
+        wait_for_ledger(settings)
+        eventually("the outbox is empty", lambda: redis.xlen(keys.outbox(0)) == 0)
+    check_clean(settings)
+
+
 def test_over_to_kafka_and_back_loses_nothing(settings, redis):
     direct = msgspec.structs.replace(settings, kafka_bootstrap="")
     p = filled(redis)

@@ -28,6 +28,20 @@ def test_given_a_holder_then_another_is_refused_and_nothing_is_trimmed(p):
     assert p.redis.xlen(keys.outbox(0)) == 1 and p.head()["trimmer"] == "relay"
 
 
+@pytest.mark.parametrize(("holder", "other"), [("relay:1", "persister"), ("persister", "relay")])
+def test_given_a_trimmer_that_lost_its_role_while_it_was_away_then_it_trims_nothing(
+    p, holder, other
+):
+    """What it moved is elsewhere than head says: whoever looks for it there would find a gap."""
+    p.receive("A", 10)
+    p.redis.hset(keys.head(0), "trimmer", other)
+    assert trim(p, holder, epoch="1", seq=1, size=9) == ["other_trimmer", other]
+    assert (p.redis.xlen(keys.outbox(0)), p.head()["trimmer"]) == (1, other)
+    own = holder.split(":")[0]
+    assert trim(p, holder, role=own, epoch="1", seq=1, size=9) == ["kept", own]
+    assert p.redis.xlen(keys.outbox(0)) == 0
+
+
 def test_given_a_lease_given_back_or_over_then_the_next_has_it(p):
     trim(p, "relay:1")
     trim(p, "relay:1", lease_ms=0)
@@ -54,10 +68,10 @@ def test_trimming_forgets_events_and_bytes_up_to_the_seq(p):
         p.receive(f"S{number}", 1)
     sizes = [len(fields[b"events"]) for _, fields in p.redis.xrange(keys.outbox(0))]
     assert p.head()["written_bytes"] == str(sum(sizes)) and p.head()["trimmed_seq"] == "0"
-    trim(p, "relay:1", epoch="1", seq=3, size=sum(sizes[:3]))
+    trim(p, "persister", epoch="1", seq=3, size=sum(sizes[:3]))
     assert [event.seq for event in p.events()] == [4]
     assert (p.head()["trimmed_seq"], p.head()["trimmed_bytes"]) == ("3", str(sum(sizes[:3])))
-    trim(p, "relay:1", epoch="1", seq=4, size=0)
+    trim(p, "persister", epoch="1", seq=4, size=0)
     assert p.head()["trimmed_bytes"] == p.head()["written_bytes"], "empty: the sums meet again"
 
 
@@ -77,7 +91,7 @@ def test_given_a_full_outbox_then_what_begins_is_refused_and_what_has_begun_can_
     assert p.one(Confirm(reservation_id="R1")).status == "confirmed"
     assert p.one(Release(reservation_id="R2")).status == "released"
     assert p.one(move("damage", "A", 1)).status == "applied"
-    trim(p, "relay:1", epoch="1", seq=p.seq())
+    trim(p, "persister", epoch="1", seq=p.seq())
     assert p.one(reserve("R3", ("A", 1, "X"))).status == "reserved"
 
 
