@@ -17,7 +17,7 @@ from persister import database
 from persister.ledger import Ledger, Position
 from persister.outbox import Outbox
 from persister.persister import connect_redis
-from persister.sources import in_kafka_only
+from persister.sources import why_not_directly
 
 _TIMEOUT_S = 3.0
 _READY_TIMEOUT_S = 1.0  # asked again and again, while somebody also has to watch the children
@@ -64,15 +64,15 @@ def probe_kafka(bootstrap: str) -> str:
     return f"{brokers} broker{'' if brokers == 1 else 's'} behind {bootstrap}"
 
 
-def left_in_kafka(redis_url: str, postgres_url: str, partition: int = 0) -> range:
-    """The seqs of the events that are in Kafka, no longer in the outbox, and not yet in the ledger."""
+def perhaps_in_kafka(redis_url: str, postgres_url: str, partition: int = 0) -> str:
+    """Why the outbox of a Redis that was just started can't be read without Kafka; '' where it can."""
     with connect_redis(redis_url) as client, database.connect(postgres_url) as connection:
         outbox = Outbox(client, Scripts.for_server(client.info("server")), partition, "persister")
         try:
             position = Ledger(connection, partition).position()
         except psycopg.errors.UndefinedTable:
             position = Position(0, 0)  # no persister was ever here
-        return in_kafka_only(client, outbox, partition, position)
+        return why_not_directly(client, outbox, partition, position)
 
 
 def call(

@@ -17,7 +17,14 @@ import msgspec
 from api.address import listen, url_of
 from api.binaries import INSTALL_REDIS, RECOMMENDED_REDIS
 from api.kafka_server import KafkaServer
-from api.probes import left_in_kafka, probe_kafka, probe_postgres, probe_redis, readiness, stopped
+from api.probes import (
+    perhaps_in_kafka,
+    probe_kafka,
+    probe_postgres,
+    probe_redis,
+    readiness,
+    stopped,
+)
 from api.processes import identify
 from api.servers import (
     PostgresServer,
@@ -258,13 +265,12 @@ class Stack:
 
     def _check_none_left_in_kafka(self) -> None:
         """ServerError where an earlier run left events in Kafka that the ledger has not."""
-        missing = left_in_kafka(self._state.redis_url or "", self._state.postgres_url or "")
-        if missing:
+        why_not = perhaps_in_kafka(self._state.redis_url or "", self._state.postgres_url or "")
+        if why_not:
             raise ServerError(
-                f"events {missing[0]:,} to {missing[-1]:,} are in Kafka only and not yet in the ledger:"
-                f" run 'holdfast up --kafka' on {self._data_dir} (or with the HOLDFAST_KAFKA_BOOTSTRAP"
-                " it last had), which takes them there; after it has ended in order, plain 'holdfast up'"
-                " goes on"
+                f"{why_not}: run 'holdfast up --kafka' on {self._data_dir} (or with the"
+                " HOLDFAST_KAFKA_BOOTSTRAP it last had), which takes all to the ledger; after it has ended"
+                " in order, plain 'holdfast up' goes on"
             )
 
     def _wait_ready(self) -> bool:

@@ -32,7 +32,7 @@ from persister.heal import check_outbox, check_restored, heal
 from persister.kafka import KafkaSource
 from persister.ledger import Ledger, Position
 from persister.sieve import Sieve
-from persister.sources import OutboxSource, Source
+from persister.sources import OutboxSource, Source, hand_over
 
 log = logging.getLogger("holdfast.persister")
 
@@ -107,11 +107,16 @@ class Persister:
             return
         kafka = KafkaSource(self._settings, redis, self._partition, ledger.kafka_mark())
         try:
-            self._move_from(Sieve(kafka, ledger, redis), ledger, redis, scripts)
+            drained_at = self._move_from(Sieve(kafka, ledger, redis), ledger, redis, scripts)
         finally:
             kafka.close()
+        if drained_at is not None:
+            hand_over(redis, scripts, self._partition, drained_at)
 
-    def _move_from(self, source: Source, ledger: Ledger, redis: Redis, scripts: Scripts) -> None:
+    def _move_from(
+        self, source: Source, ledger: Ledger, redis: Redis, scripts: Scripts
+    ) -> Position | None:
+        """Until told to stop; the position then, None where more was shipped than could be read in time."""
         position = ledger.position()
         check_at = drain_until = 0.0
         while True:
@@ -119,7 +124,7 @@ class Persister:
             if self._stopping.is_set():
                 drain_until = drain_until or mono_s + DRAIN_S
                 if mono_s > drain_until:
-                    return
+                    return None
             if mono_s >= check_at:
                 # Before anything is read or trimmed: is this the Redis of this ledger?
                 self._open_if_closed(redis, scripts, source, ledger, position)
@@ -135,7 +140,7 @@ class Persister:
                 position = ledger.write(batch.events, batch.mark)
                 source.committed(position)
             elif self._stopping.is_set() and source.is_drained(position):
-                return
+                return position
 
     def _open_if_closed(
         self, redis: Redis, scripts: Scripts, source: Source, ledger: Ledger, position: Position

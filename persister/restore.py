@@ -37,13 +37,15 @@ Progress = Callable[[str, int, int], None]
 
 
 class Restored(msgspec.Struct, frozen=True, kw_only=True):
-    """What was rebuilt: records, events that were replayed, and the epoch that was opened."""
+    """What was rebuilt: records, events that were replayed, and the epoch that was opened.
+    ``without_kafka``: the ledger was fed through Kafka before, and no broker was given that may have more."""
 
     stock_records: int
     live_reservations: int
     events_replayed: int
     epoch: int
     seq: int
+    without_kafka: bool
     duration_ms: int
 
 
@@ -76,6 +78,7 @@ def restore(
         connection.commit()
         ledger = Ledger(connection, partition)
         _take_lease(ledger)
+        without_kafka = not settings.kafka_bootstrap and ledger.kafka_mark() is not None
         if settings.kafka_bootstrap:
             _drain(ledger, redis, settings, on_progress)
         position = ledger.position()
@@ -90,6 +93,7 @@ def restore(
         **counts,
         epoch=epoch,
         seq=position.seq,
+        without_kafka=without_kafka,
         duration_ms=int((time.monotonic() - started) * 1000),
     )
 

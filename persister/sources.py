@@ -7,9 +7,9 @@ from typing import Protocol
 import msgspec
 from redis import Redis
 
-from engine.errors import PartitionStopped
+from engine.errors import PartitionStopped, StoreError
 from engine.events import Event
-from engine.partitions import read_head
+from engine.partitions import read_head, read_server
 from engine.scripts import Scripts
 from persister.ledger import KafkaMark, Position
 from persister.outbox import Entry, Outbox
@@ -70,17 +70,38 @@ class Source(Protocol):
         """The ledger has all up to here: the source may forget it."""
 
 
-def in_kafka_only(redis: Redis, outbox: Outbox, partition: int, position: Position) -> range:
-    """The seqs that a relay took away from this outbox and a ledger at ``position`` has not; empty
-    where the outbox still holds all that is missing."""
+def why_not_directly(redis: Redis, outbox: Outbox, partition: int, position: Position) -> str:
+    """Why a ledger at ``position`` can't go on from this outbox: what a relay took away from it may be in
+    Kafka only. '' where nothing is."""
     head = read_head(redis, partition)
     if head.trimmer == OutboxSource.role:
-        return range(0)
+        return ""
     first = outbox.first()
     begins = first.events[0].seq if first and first.events else head.position[1] + 1
     if first and first.error:
         begins = outbox.trimmed_seq() + 1
-    return range(position.seq + 1, begins)
+    missing = range(position.seq + 1, begins)
+    if missing:
+        return f"events {missing[0]:,} to {missing[-1]:,} are in Kafka only"
+    if head.trimmer and not head.is_open_on(read_server(redis)):
+        # Its own head does not tell what it has lost. Had all been in the ledger at an orderly end, head
+        # would name the persister (hand_over).
+        return (
+            "its events went through Kafka, that was not ended in order, and Redis was restarted since:"
+            " whether it has lost some that are in Kafka only can't be told without Kafka"
+        )
+    return ""
+
+
+def hand_over(redis: Redis, scripts: Scripts, partition: int, position: Position) -> None:
+    """At the orderly end of reading from Kafka: have head say, where it is so, that the ledger has all that
+    a relay took away. Direct reading can begin there, also after a restart of Redis."""
+    source = OutboxSource(redis, scripts, partition)
+    try:
+        source.begin(position)
+    except (StoreError, PartitionStopped):
+        return  # a relay is at work or has moved more since, or the partition was never opened
+    source.give_back()
 
 
 class OutboxSource:
@@ -101,19 +122,22 @@ class OutboxSource:
         if trimmer == self.role:
             return
         # The relay took away what Kafka has: that must be in the ledger, or it would be a gap.
-        missing = self._in_kafka_only(position)
-        if missing:
+        why_not = self._why_not(position)
+        if why_not:
             raise PartitionStopped(
-                f"partition {self._partition}: events {missing[0]} to {missing[-1]} are in Kafka"
-                " only; run the persister with HOLDFAST_KAFKA_BOOTSTRAP until the ledger has them,"
-                " then read the outbox directly"
-                " (docs/operations.md, 'From Kafka to direct reading and back')"
+                f"partition {self._partition}: {why_not}; run the persister with HOLDFAST_KAFKA_BOOTSTRAP"
+                " until the ledger has all, stop the relay, then that persister, and read the outbox"
+                " directly (docs/operations.md, 'From Kafka to direct reading and back')"
             )
         self._outbox.become_trimmer()
 
+    def give_back(self) -> None:
+        """Let the next process begin at once."""
+        self._outbox.give_back()
+
     def is_drained(self, position: Position) -> bool:
-        """False where events are in Kafka only: nobody can tell here whether Redis is behind those."""
-        return not self._in_kafka_only(position)
+        """False where events may be in Kafka only: nobody can tell here whether Redis is behind those."""
+        return not self._why_not(position)
 
     def read(self, after: Position, wait_ms: int) -> Batch:
         """About 5,000 events at most (whole entries), up to one that can't be read."""
@@ -137,8 +161,8 @@ class OutboxSource:
         self._bytes = [(seq, size) for seq, size in self._bytes if seq > position.seq]
         self._outbox.trim(position.epoch, position.seq, done)
 
-    def _in_kafka_only(self, position: Position) -> range:
-        return in_kafka_only(self._redis, self._outbox, self._partition, position)
+    def _why_not(self, position: Position) -> str:
+        return why_not_directly(self._redis, self._outbox, self._partition, position)
 
 
 def _unreadable(entry: Entry) -> Unreadable:

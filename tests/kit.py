@@ -311,3 +311,20 @@ def _lines(lines: tuple[Any, ...]) -> tuple[Line, ...]:
 
 def statuses(outcomes: list[Outcome]) -> list[str]:
     return [str(outcome.status) for outcome in outcomes]
+
+
+Data = dict[bytes, tuple[bytes, int]]
+
+
+def snapshot(redis: Redis) -> Data:
+    """All keys with what is left of their time, to be put back later."""
+    names = list(redis.scan_iter(count=1000))
+    return {name: (redis.dump(name), max(0, redis.pttl(name))) for name in names}
+
+
+def put_back(redis: Redis, data: Data) -> None:
+    """Redis is as it was then, on a server that was restarted since."""
+    redis.flushall()
+    for name, (value, ttl_ms) in data.items():
+        redis.restore(name, ttl_ms, value)
+    redis.hset(keys.head(0), "run_id", "0" * 40)

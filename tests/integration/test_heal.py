@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from kit import Partition, confirm, extend, move, release, reserve
+from kit import Data, Partition, confirm, extend, move, put_back, release, reserve, snapshot
 from redis import Redis
 from running import (
     check_clean,
@@ -41,23 +41,6 @@ def sell(p: Partition, name: str) -> None:
     p.one(extend(f"{name}-d", 3_600_000))
     p.make_due(f"{name}-e")
     p.expire()
-
-
-Data = dict[bytes, tuple[bytes, int]]
-
-
-def snapshot(redis: Redis) -> Data:
-    """All keys with what is left of their time, to be put back later."""
-    names = list(redis.scan_iter(count=1000))
-    return {name: (redis.dump(name), max(0, redis.pttl(name))) for name in names}
-
-
-def put_back(redis: Redis, data: Data) -> None:
-    """Redis is as it was then, on a server that was restarted since."""
-    redis.flushall()
-    for name, (value, ttl_ms) in data.items():
-        redis.restore(name, ttl_ms, value)
-    redis.hset(HEAD, "run_id", "0" * 40)
 
 
 def told(p: Partition) -> dict[str, object]:

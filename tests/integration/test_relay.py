@@ -18,7 +18,7 @@ from persister.ledger import Ledger
 from persister.outbox import Outbox
 from persister.relay import Relay
 from tests.kafka_kit import messages, produce, relaying, through_kafka
-from tests.kit import Partition
+from tests.kit import Partition, put_back, reserve, snapshot
 from tests.running import (
     check_clean,
     eventually,
@@ -280,6 +280,36 @@ def test_given_events_in_kafka_only_then_direct_reading_is_refused_with_what_to_
     with relaying(settings), persisting(settings):
         wait_for_ledger(settings)
     check_clean(settings)
+
+
+def test_given_a_redis_that_lost_what_is_in_kafka_only_then_direct_reading_is_refused(
+    settings, redis
+):
+    """Its own head can't tell: it has lost that as well. It would sell those units again."""
+    direct = msgspec.structs.replace(settings, kafka_bootstrap="")
+    p = filled(redis)
+    with persisting(direct):
+        wait_for_ledger(direct)
+    with relaying(settings):
+        eventually("the relay is the trimmer", lambda: p.head()["trimmer"] == "relay")
+        before = snapshot(redis)
+        p.hold("lost", ("A", 900, "X"))
+        eventually("all is in Kafka", lambda: redis.xlen(keys.outbox(0)) == 0)
+    put_back(redis, before)
+    with persisting(direct, until_open=False):
+        assert "can't be told without Kafka" in eventually("it says why", lambda: stopped(direct))
+        assert not is_open(direct.redis_url)
+    with persisting(settings):
+        assert p.one(reserve("again", ("A", 900, "X"))).status == "insufficient_stock"
+        with relaying(settings):
+            wait_for_ledger(settings)
+    # Both ended in order, the relay first: head says that the ledger has all, also after a restart.
+    assert p.head()["trimmer"] == "persister"
+    redis.hset(keys.head(0), "run_id", "")
+    with persisting(direct):
+        p.hold("direct", ("A", 1, "X"))
+        wait_for_ledger(direct)
+    check_clean(direct)
 
 
 def test_given_no_kafka_then_the_relay_waits_and_selling_goes_on(settings, redis, caplog):

@@ -357,6 +357,10 @@ def test_given_events_in_kafka_only_then_they_are_restored_too(
     with connect_redis(into) as other:
         assert contents(other)[0] == contents(redis)[0]
         assert other.hget(HEAD, "trimmer") == b"relay"
+        other.flushdb()
+    assert not restored.without_kafka
+    done = holdfast("restore", "--into", into, environ=environment(settings))
+    assert done.returncode == 0 and "what only Kafka may have is not restored" in done.stderr
 
 
 @on_one_redis
