@@ -10,7 +10,8 @@ import logging
 import threading
 import time
 from collections import deque
-from typing import Any
+from contextlib import suppress
+from typing import Any, NoReturn
 
 from confluent_kafka import KafkaError as KafkaCode
 from confluent_kafka import KafkaException, Producer
@@ -21,7 +22,7 @@ from engine.errors import HoldfastError, PartitionStopped, StoreError
 from engine.partitions import Server, read_head, read_server
 from engine.scripts import Scripts
 from engine.settings import Settings
-from persister.kafka import KafkaUnavailable, client_settings, ensure_topic
+from persister.kafka import MESSAGE_BYTES_MAX, KafkaUnavailable, client_settings, ensure_topic
 from persister.messages import WRAPPED_BYTES_MAX, wrap
 from persister.outbox import Entry, LeaseTaken, Outbox, name_holder
 from persister.persister import connect_redis
@@ -31,10 +32,12 @@ log = logging.getLogger("holdfast.relay")
 READ_WAIT_MS = 50
 CHECK_S = 0.5
 PAUSE_S = 0.5
+STOPPED_PAUSE_S = 5.0
 DRAIN_S = 5.0
 REPEAT_WORD_S = 60.0
 IN_FLIGHT_EVENTS_MAX = 50_000
 IN_FLIGHT_BYTES_MAX = 64 * 1024 * 1024
+_OVERHEAD_BYTES = 1_000  # of a message beside its body
 
 
 class Relay:
@@ -52,6 +55,8 @@ class Relay:
         self._last_word = ("", 0.0)
         # The same for all its tries: none of them waits for the lease of the one before.
         self._holder = name_holder("relay")
+        # Up to here one entry at a time: Kafka refuses what is too large with all that travels with it.
+        self._slowly_to = (0, 0)
 
     def stop(self) -> None:
         """Ask ``run`` to end: it moves what is in the outbox, 5 s at most, and returns."""
@@ -60,17 +65,19 @@ class Relay:
     def run(self) -> None:
         """Work until stopped. What breaks on the way is said and tried again."""
         while not self._stopping.is_set():
+            pause_s = PAUSE_S
             try:
                 self._work()
             except PartitionStopped as error:
                 self._say(str(error), logging.CRITICAL)
+                pause_s = STOPPED_PAUSE_S  # a try may send again what of that entry Kafka takes
             except LeaseTaken as error:
                 self._say(str(error), logging.INFO)
             except (HoldfastError, RedisError, OSError) as error:
                 self._say(str(error), logging.WARNING)
             except Exception as error:  # whatever it is: events must go on once it is gone
                 self._say(f"unexpected: {error!r}", logging.CRITICAL)
-            self._stopping.wait(PAUSE_S)
+            self._stopping.wait(pause_s)
 
     def _work(self) -> None:
         with connect_redis(self._settings.redis_url) as redis:
@@ -115,20 +122,29 @@ class Relay:
                     )
                 self._report(shipment)
                 check_at = mono_s + CHECK_S
+            slowly = after < self._slowly_to
             entries: list[Entry] = []
-            if is_open and not shipment.is_full():
+            if is_open and not shipment.is_full() and not (slowly and shipment.events):
                 entries = outbox.read(after, 0 if shipment.events else READ_WAIT_MS)
-            for entry in entries:
-                if entry.error:
-                    self._hand_on(outbox, shipment, entry)
-                shipment.send(entry)
-                after = (entry.epoch, entry.seq)
-            shipment.poll(0.0 if entries else 0.01)
+            if slowly:
+                del entries[1:]
+            try:
+                for entry in entries:
+                    if entry.error:
+                        self._hand_on(entry)
+                    shipment.send(entry)
+                    after = (entry.epoch, entry.seq)
+                shipment.poll(0.0 if entries else 0.01)
+            except PartitionStopped:
+                shipment.flush()
+                self._trim(outbox, shipment)  # what is before it needn't be sent again and again
+                self._slowly_to = max(self._slowly_to, after)
+                raise
             self._trim(outbox, shipment)
             if drain_until and (mono_s > drain_until or not (entries or shipment.events)):
                 return
 
-    def _hand_on(self, outbox: Outbox, shipment: _Shipment, entry: Entry) -> None:
+    def _hand_on(self, entry: Entry) -> None:
         """An entry that can't be read goes to Kafka as it is: the persister stops there, and one place
         handles it. PartitionStopped where it is too large for a message."""
         what = (
@@ -137,8 +153,6 @@ class Relay:
         )
         size = len(wrap(self._partition, entry))
         if size > WRAPPED_BYTES_MAX:
-            shipment.flush()
-            self._trim(outbox, shipment)
             raise PartitionStopped(
                 f"{what}, and with {size} bytes it is too large to be handed on to Kafka; nothing more"
                 " is sent: let the persister read the outbox directly until it is handled"
@@ -196,6 +210,7 @@ class _Shipment:
                 "linger.ms": 5,
                 "batch.size": 1_000_000,
                 "compression.type": "lz4",
+                "message.max.bytes": MESSAGE_BYTES_MAX,
                 "queue.buffering.max.messages": 4 * IN_FLIGHT_EVENTS_MAX,
                 "queue.buffering.max.kbytes": 4 * IN_FLIGHT_BYTES_MAX // 1024,
             }
@@ -203,7 +218,7 @@ class _Shipment:
         self._entries: deque[Entry] = deque()
         self._acknowledged = 0  # messages of the entries in the queue
         self._moved_at = time.monotonic()
-        self._failure = ""
+        self._failure: KafkaCode | None = None
         self.events = 0
         self._bytes = 0
 
@@ -221,6 +236,8 @@ class _Shipment:
         self.events += _messages(entry)
         self._bytes += len(entry.raw)
         bodies = [event.to_json() for event in entry.events] or [wrap(self._partition, entry)]
+        if max(map(len, bodies)) > MESSAGE_BYTES_MAX - _OVERHEAD_BYTES:
+            raise self._too_large(entry)
         for body in bodies:
             while True:
                 try:
@@ -231,20 +248,51 @@ class _Shipment:
                 except BufferError:
                     self.poll(0.1)
                 except KafkaException as error:
-                    raise KafkaUnavailable(
-                        f"partition {self._partition}: outbox entry {entry.epoch}-{entry.seq} can't be"
-                        f" sent: {error.args[0].str()}"
-                    ) from None
+                    self.flush()
+                    self._raise(self._failure or error.args[0])
 
     def poll(self, wait_s: float) -> None:
-        """Serve acknowledgements. KafkaUnavailable where one says no."""
-        self._producer.poll(wait_s)
-        if self._failure:
-            raise KafkaUnavailable(f"partition {self._partition}: {self._failure}")
+        """Serve acknowledgements. KafkaUnavailable where one says no, PartitionStopped where Kafka will
+        never take it."""
+        try:
+            self._producer.poll(wait_s)
+        except KafkaException as error:  # this producer is at its end; the reason follows
+            self.flush()
+            self._failure = self._failure or error.args[0]
+        if self._failure is not None:
+            self._raise(self._failure)
+
+    def _raise(self, failure: KafkaCode) -> NoReturn:
+        refused = self._first_unacknowledged()
+        if refused and failure.code() == KafkaCode.MSG_SIZE_TOO_LARGE:
+            raise self._too_large(refused)
+        what = f"outbox entry {refused.epoch}-{refused.seq} or later" if refused else "the outbox"
+        raise KafkaUnavailable(
+            f"partition {self._partition}: Kafka did not take an event of {what}: {failure.str()}"
+        )
+
+    def _first_unacknowledged(self) -> Entry | None:
+        """Kafka takes messages in order: the one that it refused is in here."""
+        count = self._acknowledged
+        for entry in self._entries:
+            count -= _messages(entry)
+            if count < 0:
+                return entry
+        return None
+
+    def _too_large(self, entry: Entry) -> PartitionStopped:
+        return PartitionStopped(
+            f"partition {self._partition}: an event of outbox entry {entry.epoch}-{entry.seq} is too large"
+            f" for topic {self._topic}, so nothing more is sent; let the topic take {MESSAGE_BYTES_MAX} bytes"
+            f" (kafka-configs.sh --alter --topic {self._topic} --add-config"
+            f" max.message.bytes={MESSAGE_BYTES_MAX}), or let the persister read the outbox directly"
+            " (docs/operations.md, 'From Kafka to direct reading and back')"
+        )
 
     def flush(self) -> None:
         """Wait for what is on its way, 5 s at most."""
-        self._producer.flush(DRAIN_S)
+        with suppress(KafkaException):
+            self._producer.flush(DRAIN_S)
 
     def take_acknowledged(self) -> list[Entry]:
         """The entries of which Kafka has every event, in order; they are forgotten here."""
@@ -259,12 +307,13 @@ class _Shipment:
 
     def close(self) -> None:
         """Drop what is still queued: it is in the outbox."""
-        self._producer.purge()
-        self._producer.flush(DRAIN_S)
+        with suppress(KafkaException):
+            self._producer.purge()
+            self._producer.flush(DRAIN_S)
 
     def _delivered(self, error: KafkaCode | None, message: Any) -> None:
         if error is not None:
-            self._failure = self._failure or f"Kafka did not take an event: {error.str()}"
+            self._failure = self._failure or error
         else:
             self._acknowledged += 1
             self._moved_at = time.monotonic()

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import time
+from hashlib import sha256
+
 import msgspec
 import pytest
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 
 from engine import keys
 from engine.events import from_json
 from engine.settings import Settings
 from tests.kafka_kit import messages, relaying, through_kafka
-from tests.kit import Partition, reserve
+from tests.kit import Partition, move, reserve
 from tests.quarantine_kit import (
     check_audit,
     cli,
@@ -117,3 +127,60 @@ def test_given_an_entry_too_large_to_hand_on_then_the_persister_handles_it_direc
         wait_for_ledger(direct)
     assert discards(direct) == [(1, 2, "quarantine 1 discarded by ann: junk")]
     check_audit(direct)
+
+
+def stocked(p: Partition, lines: int, locations: int) -> list[str]:
+    """Skus with a unit at each of so many locations; their names can't be compressed."""
+    skus = [f"{i:04d}-{sha256(str(i).encode()).hexdigest()[:55]}" for i in range(lines)]
+    places = [f"{i:02d}-{'warehouse' * 6}" for i in range(locations)]
+    moves = [move("receive", sku, 1, place) for sku in skus for place in places]
+    for start in range(0, len(moves), 500):
+        p.send(*moves[start : start + 500])
+    return skus
+
+
+def take_all(p: Partition, skus: list[str], locations: int) -> None:
+    """One reserve, each of its lines split over all locations: one event with all of them."""
+    lines = [(sku, locations, None) for sku in skus]
+    assert p.one(reserve("big", *lines)).status == "reserved"
+
+
+def test_an_event_of_more_than_a_million_bytes_goes_through_kafka(settings, redis):
+    p = Partition(redis)
+    take_all(p, stocked(p, 1_000, 6), 6)
+    assert len(p.events()[-1].to_json()) > 1_100_000
+    with relaying(settings), persisting(settings):
+        wait_for_ledger(settings)
+        eventually("the outbox is empty", lambda: redis.xlen(keys.outbox(0)) == 0)
+    check_clean(settings)
+
+
+def limit(settings: Settings, size: int) -> None:
+    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
+    topic = ConfigResource(ResourceType.TOPIC, settings.kafka_topic)
+    to = ConfigEntry("max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET)
+    topic.add_incremental_config(to)
+    admin.incremental_alter_configs([topic])[topic].result()
+
+
+def test_given_a_topic_that_takes_less_then_the_relay_says_what_to_do_and_goes_on_after_it(
+    settings, redis, caplog
+):
+    p = Partition(redis)
+    skus = stocked(p, 500, 2)
+    with relaying(settings), persisting(settings):
+        eventually("the outbox is empty", lambda: redis.xlen(keys.outbox(0)) == 0)
+        limit(settings, 20_000)
+        p.one(move("receive", "before", 1))
+        take_all(p, skus, 2)
+        p.one(move("receive", "after", 1))
+        said = f"an event of outbox entry 1-{p.seq() - 1} is too large for topic"
+        eventually("it is said", lambda: said in caplog.text)
+        assert "max.message.bytes=67108864" in caplog.text
+        eventually("what is before it is trimmed", lambda: len(p.events()) == 2)
+        sent = len(messages(settings))
+        time.sleep(1)
+        assert len(messages(settings)) == sent, "nothing is sent again and again"
+        limit(settings, 64 * 1024 * 1024)
+        wait_for_ledger(settings)
+    check_clean(settings)
