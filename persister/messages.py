@@ -8,6 +8,7 @@ the quarantine like everything else it can't read. A program that can read the e
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import msgspec
 
@@ -69,11 +70,25 @@ def read_message(partition: int, body: bytes) -> list[Event]:
         return _read_wrapped(partition, body, str(error))
     if (event.version, event.partition) != (VERSION, partition):
         raise UnreadableMessage(f"version {event.version}, partition {event.partition}")
-    # Canonical JSON has a backslash only where a text has one, a quote or a control character.
-    why = _misfit(event) or (b"\\" in body and _misfit_texts(event))
+    why = _why_not_storable(event, body)
     if why:
         raise UnreadableMessage(why)
     return [event]
+
+
+def read_storable(partition: int, entry_id: str, data: bytes) -> list[Event]:
+    """``read_entry`` of what the ledger can keep; ValueError, too, where it can't."""
+    events = read_entry(partition, entry_id, data)
+    check_storable(events)
+    return events
+
+
+def check_storable(events: Sequence[Event]) -> None:
+    """ValueError where the ledger can't keep one of them: damaged bytes may still be a well-formed entry."""
+    for event in events:
+        why = _why_not_storable(event, event.to_json())
+        if why:
+            raise ValueError(f"event {event.epoch}-{event.seq}: {why}")
 
 
 def _read_wrapped(partition: int, body: bytes, why: str) -> list[Event]:
@@ -89,11 +104,16 @@ def _read_wrapped(partition: int, body: bytes, why: str) -> list[Event]:
         )
     name = f"{wrapped.epoch}-{wrapped.seq}"
     try:
-        return read_entry(partition, name, wrapped.entry)
+        return read_storable(partition, name, wrapped.entry)
     except UNREADABLE as error:
         raise UnreadableMessage(
             f"outbox entry {name}, handed on by the relay: {error}", wrapped.epoch, wrapped.seq
         ) from None
+
+
+def _why_not_storable(event: Event, body: bytes) -> str:
+    # Canonical JSON has a backslash only where a text has one, a quote or a control character.
+    return _misfit(event) or (_misfit_texts(event) if b"\\" in body else "")
 
 
 def _misfit(event: Event) -> str:

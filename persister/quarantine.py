@@ -12,10 +12,10 @@ import msgspec
 import psycopg
 
 from engine.errors import LedgerError
-from engine.events import Event, read_entry
+from engine.events import Event
 from persister.database import QUERIES, Connection
 from persister.ledger import Position
-from persister.messages import read_message
+from persister.messages import read_message, read_storable
 from persister.outbox import UNREADABLE, plain
 from persister.sources import Unreadable
 
@@ -79,7 +79,7 @@ class Item(msgspec.Struct, frozen=True):
         try:
             if self.source == "kafka":
                 return read_message(self.partition, self.raw)
-            return read_entry(self.partition, self.place, self.raw)
+            return read_storable(self.partition, self.place, self.raw)
         except UNREADABLE as error:
             raise ValueError(plain(str(error) or repr(error))) from None
 

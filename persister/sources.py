@@ -12,7 +12,8 @@ from engine.events import Event
 from engine.partitions import read_head, read_server
 from engine.scripts import Scripts
 from persister.ledger import KafkaMark, Position
-from persister.outbox import Entry, Outbox
+from persister.messages import check_storable
+from persister.outbox import Entry, Outbox, plain
 
 
 class Unreadable(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,8 +144,9 @@ class OutboxSource:
         """About 5,000 events at most (whole entries), up to one that can't be read."""
         events: list[Event] = []
         for entry in self._outbox.read(max((after.epoch, after.seq), self._behind), wait_ms):
-            if entry.error:
-                return Batch(events, unreadable=_unreadable(entry))
+            why = entry.error or _why_not_storable(entry)
+            if why:
+                return Batch(events, unreadable=_unreadable(entry, why))
             events += entry.events
             self._bytes.append((entry.seq, len(entry.raw)))
         return Batch(events)
@@ -165,12 +167,20 @@ class OutboxSource:
         return why_not_directly(self._redis, self._outbox, self._partition, position)
 
 
-def _unreadable(entry: Entry) -> Unreadable:
+def _why_not_storable(entry: Entry) -> str:
+    try:
+        check_storable(entry.events)
+    except ValueError as error:
+        return plain(str(error))
+    return ""
+
+
+def _unreadable(entry: Entry, why: str) -> Unreadable:
     return Unreadable(
         source="outbox",
         place=f"{entry.epoch}-{entry.seq}",
         raw=entry.raw,
-        why=entry.error,
+        why=why,
         epoch=entry.epoch,
         last_seq=entry.seq,
     )

@@ -50,6 +50,30 @@ def shop(redis: Redis) -> Partition:
     return p
 
 
+@pytest.mark.parametrize("damaged", [b"\x00", b"\n", b"\t", b"\x1f"])
+def test_given_bytes_that_are_an_entry_and_can_not_be_stored_then_it_is_quarantined(
+    settings: Settings, redis: Redis, damaged: bytes
+) -> None:
+    """PostgreSQL would refuse the batch again and again, and nobody could say what to pass over."""
+    p = Partition(redis)
+    p.receive("tea", 9)
+    p.one(move("damage", "tea", 1, reason="water got in"))
+    p.receive("mug", 1)
+    entries = redis.xrange(OUTBOX)
+    redis.delete(OUTBOX)
+    for entry_id, fields in entries:
+        body = fields[b"events"].replace(b"water got", b"water" + damaged + b"got")
+        redis.xadd(OUTBOX, {"events": body}, id=entry_id)
+    with persisting(settings):
+        wait_until_stopped(settings, 1)
+        (kept,) = listed(settings)
+        assert "event 1-2: reason" in kept["why"] and "control character" in kept["why"]
+        assert cli(settings, "retry", "1").returncode == 1
+        discard(settings, 1)
+        wait_for_ledger(settings)
+    assert discards(settings) == [(1, 2, reason(1))]
+
+
 def reason(number: int) -> str:
     return f"quarantine {number} discarded by ann: junk"
 
