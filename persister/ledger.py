@@ -33,6 +33,10 @@ class KafkaMark(msgspec.Struct, frozen=True):
     offset: int
 
 
+class Gap(PartitionStopped):
+    """An event does not follow the one before it."""
+
+
 class Ledger:
     """The ledger of one partition, written by whoever holds its lease."""
 
@@ -240,7 +244,7 @@ def _check_order(position: Position, events: Sequence[Event]) -> None:
     seq, epoch = position.seq, position.epoch
     for event in events:
         if event.seq != seq + 1 or event.epoch < epoch:
-            raise PartitionStopped(
+            raise Gap(
                 f"partition {event.partition}: after event {epoch}-{seq} came"
                 f" {event.epoch}-{event.seq}; what is between is missing, so nothing more is written"
                 " until somebody has looked (docs/operations.md, 'A partition stopped')"

@@ -30,7 +30,7 @@ from engine.settings import Settings
 from persister import database
 from persister.heal import check_outbox, check_restored, heal
 from persister.kafka import KafkaSource
-from persister.ledger import Ledger, Position
+from persister.ledger import Gap, KafkaMark, Ledger, Position
 from persister.sieve import Sieve
 from persister.sources import OutboxSource, Source, hand_over
 
@@ -63,6 +63,9 @@ class Persister:
         self._partition = partition
         self._stopping = threading.Event()
         self._last_word = ("", 0.0)
+        self._reread_at: Position | None = (
+            None  # where the whole topic was read once because of a gap
+        )
 
     def stop(self) -> None:
         """Ask ``run`` to end: it moves what is in the outbox, 5 s at most, and returns."""
@@ -105,13 +108,27 @@ class Persister:
             source = OutboxSource(redis, scripts, self._partition)
             self._move_from(Sieve(source, ledger, redis), ledger, redis, scripts)
             return
-        kafka = KafkaSource(self._settings, redis, self._partition, ledger.kafka_mark())
+        mark = ledger.kafka_mark()
         try:
-            drained_at = self._move_from(Sieve(kafka, ledger, redis), ledger, redis, scripts)
-        finally:
-            kafka.close()
+            drained_at = self._move_from_kafka(mark, ledger, redis, scripts)
+        except Gap as error:
+            if mark is None or self._reread_at == ledger.position():
+                raise
+            # Kafka may have lost its end, and the relay have gone on from there: other offsets.
+            log.warning("%s: looking for it from the first message of the topic on", error)
+            self._reread_at = ledger.position()
+            drained_at = self._move_from_kafka(None, ledger, redis, scripts)
         if drained_at is not None:
             hand_over(redis, scripts, self._partition, drained_at)
+
+    def _move_from_kafka(
+        self, mark: KafkaMark | None, ledger: Ledger, redis: Redis, scripts: Scripts
+    ) -> Position | None:
+        kafka = KafkaSource(self._settings, redis, self._partition, mark)
+        try:
+            return self._move_from(Sieve(kafka, ledger, redis), ledger, redis, scripts)
+        finally:
+            kafka.close()
 
     def _move_from(
         self, source: Source, ledger: Ledger, redis: Redis, scripts: Scripts

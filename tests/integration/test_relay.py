@@ -14,7 +14,7 @@ from engine.partitions import read_head
 from engine.settings import Settings
 from persister import database
 from persister.kafka import ensure_topic
-from persister.ledger import Ledger
+from persister.ledger import KafkaMark, Ledger
 from persister.outbox import Outbox
 from persister.relay import Relay
 from tests.kafka_kit import messages, produce, relaying, through_kafka
@@ -184,6 +184,25 @@ def test_given_a_topic_made_anew_then_it_is_read_from_its_beginning(settings, re
         wait_for_ledger(settings)
     assert rows(settings.postgres_url, "SELECT kafka_offset FROM positions") == [(100,)]
     check_clean(settings)
+
+
+def test_given_a_topic_that_lost_its_end_and_went_on_then_it_is_read_from_its_beginning(
+    settings, redis
+):
+    """The broker lost messages that the ledger has, and took the next ones at their offsets."""
+    topic_id = ensure_topic(settings)
+    with database.connect(settings.postgres_url) as connection:
+        database.migrate(connection)
+        connection.commit()
+        Ledger(connection, 0).write([event(seq) for seq in range(1, 11)], KafkaMark(topic_id, 10))
+    kept = [*range(1, 7), *range(11, 31)]
+    produce(settings, *[event(seq).to_json() for seq in kept])
+    with persisting(settings, until_open=False):
+        eventually("all is in the ledger", lambda: ledger_seq(settings) == 30)
+        produce(settings, event(31).to_json(), event(33).to_json())
+        assert "after event 1-31 came 1-33" in eventually("it stops", lambda: stopped(settings))
+    found = rows(settings.postgres_url, "SELECT seq, kafka_offset FROM positions")
+    assert found == [(30, 26)]
 
 
 def test_given_a_closed_partition_then_nothing_is_sent_and_kafka_is_drained_before_it_opens(
