@@ -114,8 +114,9 @@ class Relay:
                 # Closed: this Redis may be an older one, or another; its persister will tell.
                 server, head = read_server(redis), read_head(redis, self._partition)
                 is_open = head.is_open_on(server)
-                begun_on = begun_on or (server, head.epoch)
-                if begun_on != (server, head.epoch):
+                if is_open:
+                    begun_on = begun_on or (server, head.epoch)
+                if begun_on and (server, head.epoch) != begun_on:
                     raise StoreError(
                         f"partition {self._partition}: Redis was restarted, or opened anew; beginning at"
                         " the head of its outbox"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 import psycopg
 import pytest
@@ -254,6 +256,20 @@ def test_given_a_change_under_its_feet_then_the_relay_begins_at_the_head_of_the_
         p.hold("later", ("A", 1, "X"))
         wait_for_ledger(settings)
         eventually("the outbox is empty", lambda: redis.xlen(keys.outbox(0)) == 0)
+    check_clean(settings)
+
+
+def test_given_a_relay_that_begins_first_then_it_waits_for_the_opening_without_a_word(
+    settings, redis, caplog
+):
+    p = filled(redis, 1)
+    redis.hset(keys.head(0), "run_id", "")
+    with relaying(settings):
+        eventually("the relay is the trimmer", lambda: p.head()["trimmer"] == "relay")
+        time.sleep(1)
+        with persisting(settings):
+            wait_for_ledger(settings)
+    assert caplog.text == ""
     check_clean(settings)
 
 
