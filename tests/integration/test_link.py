@@ -162,3 +162,16 @@ async def test_the_engine_works_over_tls(tls_url: str) -> None:
     many = await engine.call_all([reserve(f"s{i}", "A") for i in range(2_000)])
     await engine.close()
     assert statuses | {each.status for each in many} == {"unknown_sku"}
+
+
+@on_one_redis
+async def test_giving_up_works_over_tls(tls_url: str, redis: Redis) -> None:
+    client = connect(tls_url, 800)
+    link = Link(client.connection_pool)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await link.call([("BLPOP", "hf:no", 0)])
+    assert await link.call([("ECHO", "mine")]) == [b"mine"]
+    assert len(links_of(redis)) == 1, "the connection that was given up is closed"
+    await link.close()
+    await client.aclose()
