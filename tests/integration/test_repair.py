@@ -76,6 +76,7 @@ def _ledger_lost(redis: Redis, ledger: psycopg.Connection[Any]) -> None:
     shop = Partition(redis)
     assert shop.one(release("r3")).status is Status.RELEASED
     ledger.execute("UPDATE positions SET epoch = %s, seq = %s", [shop.head()["epoch"], shop.seq()])
+    redis.xtrim(keys.outbox(0), maxlen=0)
 
 
 Plant = Callable[[Redis, Any], object]
