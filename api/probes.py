@@ -65,7 +65,7 @@ def probe_kafka(bootstrap: str) -> str:
 
 
 def perhaps_in_kafka(redis_url: str, postgres_url: str, partition: int = 0) -> str:
-    """Why the outbox of a Redis that was just started can't be read without Kafka; '' where it can."""
+    """Why the outbox can't be read without Kafka (persister/sources.py); '' where it can."""
     with connect_redis(redis_url) as client, database.connect(postgres_url) as connection:
         outbox = Outbox(client, Scripts.for_server(client.info("server")), partition, "persister")
         try:

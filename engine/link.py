@@ -10,6 +10,7 @@ import asyncio
 import struct
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from socket import SO_LINGER, SOL_SOCKET
 from typing import Any, TypeAlias
 
@@ -89,7 +90,8 @@ class _Wire(asyncio.Protocol):
     def _give_up(self) -> None:
         """Close at once, and have the kernel forget what it has not delivered: it would go on trying, and
         a command could take effect long after its caller was told that its outcome is unknown."""
-        self._transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, _AT_ONCE)
+        with suppress(OSError, ValueError):  # it was lost in the same moment
+            self._transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, _AT_ONCE)
         self._transport.abort()
 
     async def close(self) -> None:

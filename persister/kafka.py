@@ -71,23 +71,7 @@ def ensure_topic(settings: Settings) -> str:
     name = settings.kafka_topic
     topic = _describe(admin, name)
     if topic is None:
-        new = NewTopic(
-            name,
-            num_partitions=settings.partitions,
-            replication_factor=settings.kafka_replication_factor or -1,
-            config={
-                "cleanup.policy": "delete",
-                "retention.ms": str(RETENTION_MS),
-                "max.message.bytes": str(MESSAGE_BYTES_MAX),
-            },
-        )
-        try:
-            admin.create_topics([new], request_timeout=_ANSWER_S)[name].result()
-        except KafkaException as error:
-            if error.args[0].code() != KafkaCode.TOPIC_ALREADY_EXISTS:
-                raise KafkaUnavailable(
-                    f"topic {name} can't be made: {error.args[0].str()}"
-                ) from None
+        _make(admin, settings)
         give_up_at = time.monotonic() + _ANSWER_S
         while topic is None and time.monotonic() < give_up_at:
             time.sleep(0.05)
@@ -100,6 +84,30 @@ def ensure_topic(settings: Settings) -> str:
             " add some, or name another with HOLDFAST_KAFKA_TOPIC"
         )
     return str(topic.topic_id)
+
+
+def _make(admin: AdminClient, settings: Settings) -> None:
+    config = {
+        "cleanup.policy": "delete",
+        "retention.ms": str(RETENTION_MS),
+        "max.message.bytes": str(MESSAGE_BYTES_MAX),
+    }
+    new = NewTopic(
+        settings.kafka_topic,
+        num_partitions=settings.partitions,
+        replication_factor=settings.kafka_replication_factor or -1,
+        config=config,
+    )
+    try:
+        admin.create_topics([new], request_timeout=_ANSWER_S)[new.topic].result()
+    except KafkaException as error:
+        if error.args[0].code() != KafkaCode.TOPIC_ALREADY_EXISTS:
+            settings_of_topic = ", ".join([f"{key}={value}" for key, value in config.items()])
+            raise KafkaUnavailable(
+                f"topic {settings.kafka_topic} can't be made with {settings_of_topic}:"
+                f" {error.args[0].str()}; where that is forbidden make it yourself, with"
+                f" {settings.partitions} partitions"
+            ) from None
 
 
 def _describe(admin: AdminClient, name: str) -> Any:

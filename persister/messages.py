@@ -16,7 +16,7 @@ from engine.events import VERSION, Event, from_json, read_entry
 from engine.model import ID_PATTERN
 from persister.outbox import UNREADABLE, Entry
 
-#: librdkafka and brokers take a million bytes a message where nobody says otherwise.
+#: What any topic takes, also one that somebody else has made: brokers' own limit is a million bytes.
 WRAPPED_BYTES_MAX = 950_000
 _WHOLE_MAX = 2**53
 _TIME_MS_MAX = 253_402_300_800_000  # the year 10000

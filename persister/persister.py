@@ -116,8 +116,11 @@ class Persister:
                 raise
             # Kafka may have lost its end, and the relay have gone on from there: other offsets.
             log.warning("%s: looking for it from the first message of the topic on", error)
-            self._reread_at = ledger.position()
-            drained_at = self._move_from_kafka(None, ledger, redis, scripts)
+            try:
+                drained_at = self._move_from_kafka(None, ledger, redis, scripts)
+            except Gap:
+                self._reread_at = ledger.position()
+                raise
         if drained_at is not None:
             hand_over(redis, scripts, self._partition, drained_at)
 

@@ -21,9 +21,11 @@ from persister.sources import Unreadable
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """A thing in quarantine as the persister needs it; ``discarded_by`` is None while it is open."""
+    """A thing in quarantine as the persister needs it; ``seq`` is the ledger's position it was met at,
+    ``discarded_by`` is None while it is open."""
 
     quarantine_id: int
+    seq: int
     discarded_by: str | None
     reason: str | None
 

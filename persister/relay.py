@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -38,6 +39,8 @@ REPEAT_WORD_S = 60.0
 IN_FLIGHT_EVENTS_MAX = 50_000
 IN_FLIGHT_BYTES_MAX = 64 * 1024 * 1024
 _OVERHEAD_BYTES = 1_000  # of a message beside its body
+#: Brokers forget a producer that was idle for a day (producer.id.expiration.ms).
+FORGOTTEN_AFTER_S = 3_600
 
 
 class Relay:
@@ -90,9 +93,10 @@ class Relay:
             shipment = _Shipment(self._settings, self._partition)
             try:
                 self._move(redis, outbox, shipment)
-                outbox.give_back()
             finally:
                 shipment.close()
+                with suppress(RedisError, StoreError):
+                    outbox.give_back()
 
     def _move(self, redis: Redis, outbox: Outbox, shipment: _Shipment) -> None:
         """1. Read entries after the last one sent.
@@ -123,7 +127,7 @@ class Relay:
                     )
                 self._report(shipment)
                 check_at = mono_s + CHECK_S
-            slowly = after < self._slowly_to
+            slowly = after < self._slowly_to or not shipment.is_known()
             entries: list[Entry] = []
             if is_open and not shipment.is_full() and not (slowly and shipment.events):
                 entries = outbox.read(after, 0 if shipment.events else READ_WAIT_MS)
@@ -193,9 +197,11 @@ class Relay:
 class _Shipment:
     """Entries on their way: produced, and acknowledged in order.
 
-    The producer is idempotent and never gives up a message (no timeout): what it acknowledges of one
-    partition stands there in the order it was sent. Anything else ends in KafkaUnavailable, and the
-    relay begins again at the head of the outbox.
+    The producer is idempotent and never gives up a message (no timeout): what is acknowledged of one
+    partition before a failure stands there in the order it was sent. A broker that knows nothing of a
+    producer yet would take a later batch although it has refused the first one, so the first message
+    goes alone. A failure ends in KafkaUnavailable, or in PartitionStopped where trying again is of no
+    use, and the relay begins again at the head of the outbox.
     """
 
     def __init__(self, settings: Settings, partition: int) -> None:
@@ -220,10 +226,20 @@ class _Shipment:
         self._acknowledged = 0  # messages of the entries in the queue
         self._moved_at = time.monotonic()
         self._failure: KafkaCode | None = None
+        self._is_known = False
+        self._held_back: list[bytes] = []
         self.events = 0
         self._bytes = 0
 
+    def is_known(self) -> bool:
+        """Does the broker know this producer, so that it takes messages in their order only?"""
+        if not self.events and time.monotonic() - self._moved_at > FORGOTTEN_AFTER_S:
+            self._is_known = False
+        return self._is_known
+
     def is_full(self) -> bool:
+        if self.events and not self._is_known:
+            return True
         return self.events >= IN_FLIGHT_EVENTS_MAX or self._bytes >= IN_FLIGHT_BYTES_MAX
 
     def waiting_s(self) -> float:
@@ -231,6 +247,8 @@ class _Shipment:
         return time.monotonic() - self._moved_at if self.events else 0.0
 
     def send(self, entry: Entry) -> None:
+        """Of the first entry of all only the first event, until the broker knows this producer; the caller
+        sends no other one before."""
         if not self.events:
             self._moved_at = time.monotonic()
         self._entries.append(entry)
@@ -239,6 +257,13 @@ class _Shipment:
         bodies = [event.to_json() for event in entry.events] or [wrap(self._partition, entry)]
         if max(map(len, bodies)) > MESSAGE_BYTES_MAX - _OVERHEAD_BYTES:
             raise self._too_large(entry)
+        if self._is_known:
+            self._produce(bodies)
+        else:
+            self._produce(bodies[:1])
+            self._held_back = bodies[1:]
+
+    def _produce(self, bodies: Sequence[bytes]) -> None:
         for body in bodies:
             while True:
                 try:
@@ -262,6 +287,9 @@ class _Shipment:
             self._failure = self._failure or error.args[0]
         if self._failure is not None:
             self._raise(self._failure)
+        if self._is_known and self._held_back:
+            bodies, self._held_back = self._held_back, []
+            self._produce(bodies)
 
     def _raise(self, failure: KafkaCode) -> NoReturn:
         refused = self._first_unacknowledged()
@@ -315,7 +343,8 @@ class _Shipment:
     def _delivered(self, error: KafkaCode | None, message: Any) -> None:
         if error is not None:
             self._failure = self._failure or error
-        else:
+        elif self._failure is None:  # what Kafka takes after a refusal stands for nothing before it
+            self._is_known = True
             self._acknowledged += 1
             self._moved_at = time.monotonic()
 

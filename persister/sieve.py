@@ -81,7 +81,9 @@ class Sieve:
             )
         log.warning("partition %s: %s; passed over: %s", partition, thing.what, kept.word)
         self._source.pass_over(thing)
-        self._passed.append((kept, thing))
+        # Where the ledger has gone past it since, what it stood for is settled.
+        if kept.seq >= after.seq:
+            self._passed.append((kept, thing))
 
     def _explained(self, after: Position, batch: Batch) -> Batch:
         """With an event for each that is missing before the first new one. The ledger stops at a gap

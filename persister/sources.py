@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Protocol
 
 import msgspec
@@ -88,7 +89,8 @@ def why_not_directly(redis: Redis, outbox: Outbox, partition: int, position: Pos
         # Its own head does not tell what it has lost. Had all been in the ledger at an orderly end, head
         # would name the persister (hand_over).
         return (
-            "its events went through Kafka, that was not ended in order, and Redis was restarted since:"
+            "its events went through Kafka, that was not ended in order, and Redis was restarted or"
+            " promoted since:"
             " whether it has lost some that are in Kafka only can't be told without Kafka"
         )
     return ""
@@ -98,11 +100,11 @@ def hand_over(redis: Redis, scripts: Scripts, partition: int, position: Position
     """At the orderly end of reading from Kafka: have head say, where it is so, that the ledger has all that
     a relay took away. Direct reading can begin there, also after a restart of Redis."""
     source = OutboxSource(redis, scripts, partition)
-    try:
+    # Refused: a relay is at work or has moved more since, or the partition was never opened.
+    with suppress(StoreError, PartitionStopped):
         source.begin(position)
-    except (StoreError, PartitionStopped):
-        return  # a relay is at work or has moved more since, or the partition was never opened
-    source.give_back()
+    with suppress(StoreError):
+        source.give_back()
 
 
 class OutboxSource:

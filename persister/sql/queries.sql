@@ -340,7 +340,7 @@ CROSS JOIN LATERAL (
 ) AS last
 
 -- name: quarantined
-SELECT q.quarantine_id, d.discarded_by, d.reason
+SELECT q.quarantine_id, q.seq, d.discarded_by, d.reason
 FROM quarantine q LEFT JOIN quarantine_discards d USING (quarantine_id)
 WHERE q.partition = %(partition)s AND q.source = %(source)s AND q.topic_id = %(topic_id)s
   AND q.place = %(place)s AND q.raw_sha256 = sha256(%(raw)s::bytea)

@@ -212,6 +212,18 @@ def test_given_more_is_missing_than_was_discarded_then_it_stops(settings, redis,
     assert discards(settings) == []
 
 
+def test_given_an_old_discard_then_it_explains_no_later_gap(settings, redis):
+    """The topic is read from its beginning at a gap, and there the junk comes again."""
+    other = composed(settings, redis, [1, JUNK, 2, 3])
+    with persisting(other, until_open=False):
+        wait_until_stopped(other, 1)
+        discard_now(other, 1)
+        eventually("the ledger goes on", lambda: ledger_seq(other) == 3)
+        produce(other, messages(settings)[4])
+        eventually("it stops", lambda: "after event 1-3 came 1-5" in word_of(other))
+    assert discards_by_seq(other) == []
+
+
 def test_given_the_next_event_is_still_in_the_outbox_then_it_waits_and_says_so(settings, redis):
     other = composed(settings, redis, [1, 2, 3, 4, 5, JUNK])
     Partition(redis).hold("late", ("A", 1, "X"))

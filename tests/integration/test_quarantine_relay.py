@@ -184,3 +184,33 @@ def test_given_a_topic_that_takes_less_then_the_relay_says_what_to_do_and_goes_o
         limit(settings, 64 * 1024 * 1024)
         wait_for_ledger(settings)
     check_clean(settings)
+
+
+def test_given_what_is_too_large_stands_first_then_nothing_behind_it_is_taken_for_it(
+    settings, redis, caplog
+):
+    """A broker takes the second batch of a producer it doesn't know, although it has refused the first:
+    one acknowledgement too many would trim an event that is nowhere else."""
+    p = Partition(redis)
+    skus = stocked(p, 1_000, 6)
+    with relaying(settings), persisting(settings):
+        eventually("the outbox is empty", lambda: redis.xlen(keys.outbox(0)) == 0)
+        wait_for_ledger(settings)
+    limit(settings, 100_000)
+    take_all(p, skus, 6)
+    for number in range(6):
+        p.one(move("receive", f"after-{number}", 1))
+    sent = len(messages(settings))
+    with relaying(settings):
+        said = f"an event of outbox entry 1-{p.seq() - 6} is too large for topic"
+        eventually("it is said", lambda: said in caplog.text)
+        time.sleep(1)
+        assert len(messages(settings)) == sent
+    assert len(p.events()) == 7
+    assert int(p.head()["lease_until_ms"]) <= redis.time()[0] * 1000 + 1000, (
+        "the lease is given back"
+    )
+    limit(settings, 64 * 1024 * 1024)
+    with relaying(settings), persisting(settings):
+        wait_for_ledger(settings)
+    check_clean(settings)
