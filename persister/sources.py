@@ -90,8 +90,7 @@ def why_not_directly(redis: Redis, outbox: Outbox, partition: int, position: Pos
         # would name the persister (hand_over).
         return (
             "its events went through Kafka, that was not ended in order, and Redis was restarted or"
-            " promoted since:"
-            " whether it has lost some that are in Kafka only can't be told without Kafka"
+            " promoted since: whether it has lost some that are in Kafka only can't be told without Kafka"
         )
     return ""
 
