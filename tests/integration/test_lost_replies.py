@@ -30,7 +30,7 @@ class Wire:
         self.at_cut: Callable[[], object] | None = None
         self.was_cut = asyncio.Event()
         self.is_mute = False
-        self.was_reset = 0
+        self.was_reset = asyncio.Event()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         from_redis, to_redis = await asyncio.open_connection("127.0.0.1", self._port)
@@ -39,7 +39,7 @@ class Wire:
             while data := await reader.read(65536):
                 to_redis.write(data)
         except ConnectionResetError:
-            self.was_reset += 1
+            self.was_reset.set()
         to_redis.close()
         await back
 
@@ -138,5 +138,4 @@ async def test_whoever_gives_up_leaves_nothing_behind_that_the_kernel_would_deli
         wire.is_mute = True
         assert (await wired_engine.call(receive)).status == "unavailable"
         async with asyncio.timeout(5):
-            while not wire.was_reset:
-                await asyncio.sleep(0.01)
+            await wire.was_reset.wait()
