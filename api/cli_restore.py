@@ -36,7 +36,7 @@ def restore_command(into: str, data_dir: Path | None, as_json: bool) -> None:
         restored = restore(settings, into, on_progress=tell)
     if restored.without_kafka:
         click.echo(
-            "this ledger was fed through Kafka, and none was named: what only Kafka may have is not"
+            "this ledger was fed through Kafka, and no broker was named: what only Kafka may have is not"
             " restored; to be sure empty this Redis (redis-cli FLUSHDB), set HOLDFAST_KAFKA_BOOTSTRAP and"
             " restore again",
             err=True,

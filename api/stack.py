@@ -264,7 +264,7 @@ class Stack:
             self._lines.append(f"{name:<11} {_our_version()}, log in {program.log}")
 
     def _check_none_left_in_kafka(self) -> None:
-        """ServerError where an earlier run left events in Kafka that the ledger has not."""
+        """ServerError where an earlier run may have left events in Kafka that the ledger has not."""
         why_not = perhaps_in_kafka(self._state.redis_url or "", self._state.postgres_url or "")
         if why_not:
             raise ServerError(

@@ -145,7 +145,7 @@ class OutboxSource:
         """About 5,000 events at most (whole entries), up to one that can't be read."""
         events: list[Event] = []
         for entry in self._outbox.read(max((after.epoch, after.seq), self._behind), wait_ms):
-            why = entry.error or _why_not_storable(entry)
+            why = entry.error or _misfit(entry)
             if why:
                 return Batch(events, unreadable=_unreadable(entry, why))
             events += entry.events
@@ -168,7 +168,8 @@ class OutboxSource:
         return why_not_directly(self._redis, self._outbox, self._partition, position)
 
 
-def _why_not_storable(entry: Entry) -> str:
+def _misfit(entry: Entry) -> str:
+    """Why the ledger can't keep what was read; '' where it can."""
     try:
         check_storable(entry.events)
     except ValueError as error:

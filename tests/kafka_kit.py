@@ -12,6 +12,8 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from engine.settings import Settings
 from persister.relay import Relay
+from tests.kit import Partition
+from tests.running import eventually
 
 
 def through_kafka(settings: Settings, bootstrap: str) -> Settings:
@@ -31,6 +33,13 @@ def relaying(settings: Settings) -> Iterator[Relay]:
         relay.stop()
         thread.join(30)
         assert not thread.is_alive(), "the relay did not end"
+
+
+def watch_the_relay(p: Partition, times: int = 8) -> None:
+    """Wait until it has kept or given back its lease so often: each try of it does both."""
+    for _ in range(times):
+        last = p.head().get("lease_until_ms")
+        eventually("the relay is at work", lambda: p.head().get("lease_until_ms") != last)  # noqa: B023
 
 
 def messages(settings: Settings) -> list[bytes]:

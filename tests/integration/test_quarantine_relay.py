@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from hashlib import sha256
 
 import msgspec
@@ -18,7 +17,8 @@ from confluent_kafka.admin import (
 from engine import keys
 from engine.events import from_json
 from engine.settings import Settings
-from tests.kafka_kit import messages, relaying, through_kafka
+from persister import relay
+from tests.kafka_kit import messages, relaying, through_kafka, watch_the_relay
 from tests.kit import Partition, move, reserve
 from tests.quarantine_kit import (
     check_audit,
@@ -164,8 +164,9 @@ def limit(settings: Settings, size: int) -> None:
 
 
 def test_given_a_topic_that_takes_less_then_the_relay_says_what_to_do_and_goes_on_after_it(
-    settings, redis, caplog
+    settings, redis, caplog, monkeypatch
 ):
+    monkeypatch.setattr(relay, "STOPPED_PAUSE_S", 0.1)
     p = Partition(redis)
     skus = stocked(p, 500, 2)
     with relaying(settings), persisting(settings):
@@ -179,7 +180,7 @@ def test_given_a_topic_that_takes_less_then_the_relay_says_what_to_do_and_goes_o
         assert "max.message.bytes=67108864" in caplog.text
         eventually("what is before it is trimmed", lambda: len(p.events()) == 2)
         sent = len(messages(settings))
-        time.sleep(1)
+        watch_the_relay(p)
         assert len(messages(settings)) == sent, "nothing is sent again and again"
         limit(settings, 64 * 1024 * 1024)
         wait_for_ledger(settings)
@@ -187,10 +188,11 @@ def test_given_a_topic_that_takes_less_then_the_relay_says_what_to_do_and_goes_o
 
 
 def test_given_what_is_too_large_stands_first_then_nothing_behind_it_is_taken_for_it(
-    settings, redis, caplog
+    settings, redis, caplog, monkeypatch
 ):
     """A broker takes the second batch of a producer it doesn't know, although it has refused the first:
     one acknowledgement too many would trim an event that is nowhere else."""
+    monkeypatch.setattr(relay, "STOPPED_PAUSE_S", 0.1)
     p = Partition(redis)
     skus = stocked(p, 1_000, 6)
     with relaying(settings), persisting(settings):
@@ -204,7 +206,7 @@ def test_given_what_is_too_large_stands_first_then_nothing_behind_it_is_taken_fo
     with relaying(settings):
         said = f"an event of outbox entry 1-{p.seq() - 6} is too large for topic"
         eventually("it is said", lambda: said in caplog.text)
-        time.sleep(1)
+        watch_the_relay(p)
         assert len(messages(settings)) == sent
     assert len(p.events()) == 7
     assert int(p.head()["lease_until_ms"]) <= redis.time()[0] * 1000 + 1000, (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import msgspec
 import psycopg
 import pytest
@@ -19,7 +17,7 @@ from persister.kafka import ensure_topic
 from persister.ledger import KafkaMark, Ledger
 from persister.outbox import Outbox
 from persister.relay import Relay
-from tests.kafka_kit import messages, produce, relaying, through_kafka
+from tests.kafka_kit import messages, produce, relaying, through_kafka, watch_the_relay
 from tests.kit import Partition, put_back, reserve, snapshot
 from tests.running import (
     check_clean,
@@ -266,7 +264,7 @@ def test_given_a_relay_that_begins_first_then_it_waits_for_the_opening_without_a
     redis.hset(keys.head(0), "run_id", "")
     with relaying(settings):
         eventually("the relay is the trimmer", lambda: p.head()["trimmer"] == "relay")
-        time.sleep(1)
+        watch_the_relay(p, 3)
         with persisting(settings):
             wait_for_ledger(settings)
     assert "opened anew" not in caplog.text
