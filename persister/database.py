@@ -16,7 +16,7 @@ from persister.queries import migrations as migrations
 
 _MIGRATION_LOCK = 1215193669
 
-#: That a server's host has vanished is noticed within 15 s; TCP alone would try for 15 minutes. (The other
+#: That a server's host has vanished is noticed after 15 s; TCP alone would try for 15 minutes. (The other
 #: way round the query ``lock_partition`` tells the server, which else keeps a lease for two hours.)
 NOTICE_A_DEAD_HOST: dict[str, Any] = {
     "keepalives_idle": 5,

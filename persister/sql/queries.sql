@@ -1,7 +1,7 @@
 -- Every query of the ledger under a name (persister/queries.py reads this file).
 
 -- name: lock_partition
--- The server is to notice within 15 s that the host of the lease's holder has vanished.
+-- The server is to notice after some 15 s that the host of the lease's holder has vanished.
 SELECT pg_try_advisory_lock(1215193670, %(partition)s),
   set_config('tcp_keepalives_idle', '5', false), set_config('tcp_keepalives_interval', '2', false),
   set_config('tcp_keepalives_count', '3', false), set_config('tcp_user_timeout', '15000', false)
