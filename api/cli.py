@@ -28,6 +28,7 @@ from rich.console import Console
 from api import local, orders, replay
 from api.address import check_exposure, listen
 from api.app import make_app
+from api.cli_adopt import ledger_group
 from api.cli_db import db_group
 from api.cli_kit import (
     data_dir_option,
@@ -66,6 +67,7 @@ def cli() -> None:
 cli.add_command(reconcile_command)
 cli.add_command(audit_command)
 cli.add_command(db_group)
+cli.add_command(ledger_group)
 cli.add_command(restore_command)
 cli.add_command(quarantine_group)
 

@@ -1,7 +1,8 @@
 """Events: from the compact bytes of an outbox entry to the public form, one JSON object each.
 
 An event's identity is (partition, epoch, seq). Entries of the outbox are an internal matter between
-``lua/lib/outbox.lua`` and this file; the JSON (version 1) is what the ledger keeps and others read.
+``lua/lib/outbox.lua`` and this file; the JSON is what the ledger keeps and others read. It is written in
+version 2, whose schema is open: types and members may be added. Version 1, which is closed, is still read.
 """
 
 from __future__ import annotations
@@ -10,12 +11,22 @@ from typing import Any
 
 import msgspec
 
+from engine.model import MOVEMENT_TYPES
 from engine.reservations import STATES, Record
 from engine.statuses import State
 
-VERSION = 1
+VERSION = 2
+READABLE_VERSIONS = (1, 2)
 #: The type of an event that stands for one that couldn't be read and was discarded by somebody.
 DISCARD = "discard"
+#: All that this program knows what to do with in the ledger.
+TYPES = frozenset(
+    {
+        *("reserve", "extend", "confirm", "release", "expire"),
+        *MOVEMENT_TYPES,
+        *("repair", DISCARD),
+    }
+)
 
 
 class Reserved(Record, frozen=True, array_like=True, gc=False, tag="reserve"):
@@ -80,18 +91,25 @@ Packed = Reserved | Extended | Taken | Moved | Repaired
 _decode_entry = msgspec.msgpack.Decoder(list[Packed]).decode
 
 
-class EventLine(msgspec.Struct, frozen=True, gc=False):
+class EventLine(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """One line of an event and what it changed, in units."""
 
     sku: str
     location: str
     quantity: int
-    on_hand_delta: int
-    held_delta: int
-    quarantined_delta: int
+    on_hand_delta: int = 0
+    held_delta: int = 0
+    quarantined_delta: int = 0
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+class Event(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    omit_defaults=True,
+    gc=False,
+    forbid_unknown_fields=True,
+):
     """One state change with all its lines, in public form. Times in ms since 1970.
 
     ``type`` is the operation: reserve, extend, confirm, release, expire, repair, or a movement's type;
@@ -122,14 +140,61 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
         """Canonical: the same event gives the same bytes, keys in the order of the fields."""
         return _event_to_json(self)
 
+    def is_same_as(self, other: Event) -> bool:
+        """Do both say the same, in whatever version?"""
+        return self == other or (
+            self.version != other.version
+            and msgspec.structs.replace(self, version=other.version) == other
+        )
+
+
+class OpenEvent(Event, frozen=True, kw_only=True, gc=True, dict=True):
+    """One with members that this program does not know. They are kept: its JSON is as it was read, but for
+    white space between its tokens."""
+
+    def to_json(self) -> bytes:
+        body: bytes = self.__dict__["body"]
+        return body
+
+    def is_same_as(self, other: Event) -> bool:
+        return self.to_json() == other.to_json()
+
 
 _event_to_json = msgspec.json.Encoder().encode
 _event_from_json = msgspec.json.Decoder(Event).decode
+_MEMBERS = frozenset(Event.__struct_fields__)
+_LINE_MEMBERS = frozenset(EventLine.__struct_fields__)
+_COUNTER = "_delta"
 
 
 def from_json(data: bytes) -> Event:
-    """The event of a JSON text; msgspec.MsgspecError where it does not fit."""
-    return _event_from_json(data)
+    """The event of a JSON text. msgspec.MsgspecError where it does not fit: a version, or a counter of
+    stock, that this program does not know does not fit either."""
+    try:
+        return _event_from_json(data)
+    except msgspec.ValidationError:
+        found = msgspec.json.decode(data)
+        if not isinstance(found, dict) or found.get("version") != VERSION:
+            raise  # version 1 has no other members
+        event = msgspec.convert(_known_members(found), OpenEvent)
+        event.__dict__["body"] = msgspec.json.format(data, indent=-1)  # on one line
+        return event
+
+
+def _known_members(found: dict[str, Any]) -> dict[str, Any]:
+    lines = found.get("lines", [])
+    if not isinstance(lines, list) or not all(isinstance(line, dict) for line in lines):
+        return found
+    for line in lines:
+        unknown = [name for name in line if name.endswith(_COUNTER) and name not in _LINE_MEMBERS]
+        if unknown:
+            raise msgspec.ValidationError(
+                f"a line of {line.get('sku')} changes a counter that this program does not know:"
+                f" {unknown[0]}"
+            )
+    known = {name: value for name, value in found.items() if name in _MEMBERS}
+    known_lines = [{n: v for n, v in line.items() if n in _LINE_MEMBERS} for line in lines]
+    return known | ({"lines": known_lines} if lines else {})
 
 
 def read_entry(partition: int, entry_id: str, data: bytes) -> list[Event]:

@@ -7,7 +7,8 @@ The data model of a partition ``p`` (all keys share the hash tag ``{p}``, so one
                                         last_ms (the clock never runs back), trimmer (who trims the outbox),
                                         lease and lease_until_ms (the process that does), trimmed_seq,
                                         written_bytes and trimmed_bytes (what the outbox holds), restoring
-                                        (1 while a restore has not finished)
+                                        (1 while a restore has not finished), ledger (whose Redis it is),
+                                        beat and beat_ms (of that ledger's writer)
 ``hf:{p}:stock:<sku>:<loc>``    hash    on_hand, held, quarantined, safety_stock, reorder_point, seq of
                                         the last event that touched it
 ``hf:{p}:locations:<sku>``      set     where the sku is kept

@@ -47,21 +47,28 @@ class Head(msgspec.Struct, frozen=True):
     def is_open_on(self, server: Server) -> bool:
         """Was it opened on this server, and is it readable? As lua/lib/open.lua sees it."""
         numbers = self.epoch.isdecimal() and self.seq.isdecimal()
-        same = self.run_id == server.run_id and self.replid in ("", server.replid)
-        return numbers and same
+        return numbers and self.run_id == server.run_id and server.has_data_of(self.replid)
 
 
 class Server(msgspec.Struct, frozen=True):
     """A server's identity: ``run_id`` of the process, ``replid`` of the line of replication that its
-    data are from (another one after every promotion, also of a process that was never restarted)."""
+    data are from (another one after every promotion, also of a process that was never restarted).
+    ``is_own_line``: it is a master that never had another one's data, as far as it knows."""
 
     run_id: str
     replid: str
+    is_own_line: bool
+
+    def has_data_of(self, replid: str) -> bool:
+        """Are its data still those that it had with that replid ('' for not noted)? A master takes a new
+        id, too, when its first replica attaches or the last one has been gone for long."""
+        return replid in ("", self.replid) or self.is_own_line
 
 
 def server_of(info: dict[str, Any]) -> Server:
     """The identity in an ``INFO`` that has the sections server and replication."""
-    return Server(str(info["run_id"]), str(info["master_replid"]))
+    is_own_line = info["role"] == "master" and set(str(info["master_replid2"])) == {"0"}
+    return Server(str(info["run_id"]), str(info["master_replid"]), is_own_line)
 
 
 def read_server(redis: Redis) -> Server:
@@ -91,9 +98,15 @@ def _number(name: str, text: str) -> int:
     return int(text or 0)
 
 
-def close_partition(redis: Redis, partition: int) -> None:
-    """Close it: no script writes anything until it is opened anew."""
-    redis.hset(keys.head(partition), "run_id", "")
+def close_partition(redis: Redis, scripts: Scripts, partition: int, *, judged: Head) -> None:
+    """Close it: no script writes anything until it is opened anew. Nothing is changed where that was
+    done since it was judged."""
+    scripts.call_sync(
+        redis,
+        "close",
+        [keys.head(partition), keys.deadlines(partition), keys.outbox(partition)],
+        [judged.epoch, judged.run_id],
+    )
 
 
 class Opening(StrEnum):
@@ -104,15 +117,34 @@ class Opening(StrEnum):
     OUTBOX_AHEAD = "outbox_ahead"
 
 
+def outbox_epoch(redis: Redis, partition: int) -> int:
+    """The highest epoch that the outbox has ever had an entry of; 0 for none."""
+    if not redis.exists(keys.outbox(partition)):
+        return 0
+    info: Any = redis.xinfo_stream(keys.outbox(partition))
+    return int(info["last-generated-id"].split(b"-")[0])
+
+
 def open_partition(
-    redis: Redis, scripts: Scripts, partition: int, *, judged: Head, server: Server, trimmer: str
+    redis: Redis,
+    scripts: Scripts,
+    partition: int,
+    *,
+    judged: Head,
+    server: Server,
+    epoch: int,
+    trimmer: str,
 ) -> Opening:
-    """Open the partition into epoch + 1 if head and server still are what was judged. ``trimmer`` trims
-    the outbox where head names nobody yet."""
+    """Open the partition into ``epoch``, above the judged one, if head and server still are what was
+    judged. ``trimmer`` trims the outbox where head names nobody yet."""
     answer = scripts.call_sync(
         redis,
         "open",
         [keys.head(partition), keys.deadlines(partition), keys.outbox(partition)],
-        [judged.epoch, judged.seq, judged.run_id, server.run_id, server.replid, trimmer],
+        [
+            *(judged.epoch, judged.seq, judged.run_id),
+            *(server.run_id, server.replid),
+            *(epoch, trimmer),
+        ],
     )
     return Opening(answer[0].decode())

@@ -10,10 +10,12 @@
 --         partition_closed for the whole call
 --- @include lib/writes_when_full.lua
 --- @include lib/finish.lua
+--- @include lib/promoted.lua
 --- @include lib/take_back.lua
 local entries_max, retention_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
 
 if not is_open() then
+  close_if_promoted()
   return 'partition_closed'
 end
 

@@ -11,12 +11,14 @@
 --       4 epoch     of the last event to trim; '' for none
 --       5 seq       of the last event to trim
 --       6 bytes     of the events to trim
--- RETURNS {kept, trimmer} | {taken, holder, ms left} | {other_trimmer, trimmer} | {no_head}
+--       7 opening   the epoch that was open when they were read; '' for whoever opens it himself
+-- RETURNS {kept, trimmer} | {taken, holder, ms left} | {other_trimmer, trimmer} | {opened_anew} | {no_head}
 --- @include lib/open.lua
+--- @include lib/promoted.lua
 --- @include lib/writes_when_full.lua
 local LEASE_MAX_MS = 60000 -- a later end is from a clock that was set back since
 local holder, lease_ms, role = ARGV[1], tonumber(ARGV[2]), ARGV[3]
-local epoch, seq, bytes = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
+local epoch, seq, bytes, opening = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 
 if not read_head() then
   return {'no_head'}
@@ -30,8 +32,12 @@ local trimmer = role ~= '' and role or kept[3] or ''
 if epoch ~= '' and trimmer ~= string.match(holder, '^%a*') then
   return {'other_trimmer', trimmer} -- it took over while this one was away
 end
+if opening ~= '' and tonumber(opening) ~= head.epoch then
+  return {'opened_anew'} -- what was read before is not what is in here now
+end
 
 begin_writes()
+close_if_promoted()
 redis.call('HSET', KEYS[1], 'lease', holder, 'lease_until_ms', integer(head.server_ms + lease_ms))
 if role ~= '' then
   redis.call('HSET', KEYS[1], 'trimmer', role)

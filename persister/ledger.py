@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
-from engine.errors import PartitionStopped
-from engine.events import DISCARD, Event
+from engine.errors import LedgerError, PartitionStopped
+from engine.events import DISCARD, Event, from_json
 from persister.chain import CHAIN_START, chain
 from persister.database import QUERIES, Connection, copy_text, copy_time
 from persister.live import keep_live
+from persister.openings import Openings
 
 log = logging.getLogger("holdfast.ledger")
 
 COPY_EVENTS = 250
+LEASE_PATIENCE_S = 10.0
 
 
 class Position(msgspec.Struct, frozen=True, order=True):
@@ -43,6 +46,7 @@ class Ledger:
     def __init__(self, connection: Connection, partition: int) -> None:
         self.connection = connection
         self.partition = partition
+        self.openings = Openings(connection, partition)
 
     def lease(self) -> bool:
         """Become the one writer of this partition; False where another process is. Held until the
@@ -52,6 +56,15 @@ class Ledger:
         ).fetchone()
         self.connection.commit()
         return bool(row and row[0])
+
+    def wait_for_lease(self, what_to_do: str) -> None:
+        """Become the one writer, also where a persister only waits for its Redis: it lets go of the lease
+        between its tries. LedgerError after 10 s."""
+        give_up_at = time.monotonic() + LEASE_PATIENCE_S
+        while not self.lease():
+            if time.monotonic() > give_up_at:
+                raise LedgerError(f"a persister is at work on this ledger; {what_to_do}")
+            time.sleep(0.02)
 
     def position(self) -> Position:
         """How far the ledger has come."""
@@ -71,18 +84,20 @@ class Ledger:
         """Write a batch in one transaction; the position after it.
 
         1. Lock and read the position.
-        2. Compare events at or below it with what is kept under their identity, and drop them;
-           likewise those that come twice within the batch.
-        3. Check that the others follow the position without a gap.
-        4. COPY events (each with the hash of the chain) and movements.
-        5. Add to balances, keep live reservations along.
-        6. Move the position, the head of the chain and ``mark``, commit.
+        2. Drop what an opening made that had been replaced by then.
+        3. Compare events at or below the position with what is kept under their identity, and drop
+           them; likewise those that come twice within the batch.
+        4. Check that the others follow the position without a gap.
+        5. COPY events (each with the hash of the chain) and movements.
+        6. Add to balances, keep live reservations along.
+        7. Move the position, the head of the chain and ``mark``, commit.
 
         PartitionStopped (and nothing written) where an event differs from the one kept under its
         seq, where a seq is missing, or where an epoch goes back.
         """
         connection, partition = self.connection, self.partition
         with connection.transaction():
+            events = self._lawful(events)
             row = connection.execute(
                 QUERIES["position_for_update"], {"partition": partition}
             ).fetchone()
@@ -110,7 +125,24 @@ class Ledger:
                     "topic_id": mark.topic_id if mark else None,
                 },
             )
+        for epoch in self.openings.begun_by(fresh):
+            self.openings.use(epoch)
         return last
+
+    def _lawful(self, events: Sequence[Event]) -> Sequence[Event]:
+        replaced = self.openings.replaced(events)
+        if not replaced:
+            return events
+        first, last = replaced[0], replaced[-1]
+        log.warning(
+            "partition %s: %s events (%s-%s to %s-%s) were made by an opening that had been replaced:"
+            " they don't enter (docs/operations.md, 'Events of an opening that was replaced')",
+            self.partition,
+            f"{len(replaced):,}",
+            *(first.epoch, first.seq, last.epoch, last.seq),
+        )
+        dropped = {id(event) for event in replaced}
+        return [event for event in events if id(event) not in dropped]
 
     def go_on(self) -> None:
         """Take back the word of ``stop``: its cause is gone. One about something in quarantine
@@ -155,7 +187,7 @@ class Ledger:
             )
         }
         for event in events:
-            if kept.get((event.epoch, event.seq)) == event.to_json().decode():
+            if _is_kept(event, kept.get((event.epoch, event.seq))):
                 continue
             if not self._is_discarded(event.seq):
                 raise _another(event)
@@ -213,6 +245,19 @@ class Ledger:
         )
 
 
+def _is_kept(event: Event, body: str | None) -> bool:
+    """Is this what the ledger has? A relay of a newer version sends in its own what another one sent."""
+    if body is None:
+        return False
+    data = body.encode()
+    if data == event.to_json():
+        return True
+    try:
+        return from_json(data).is_same_as(event)
+    except msgspec.MsgspecError:
+        return False
+
+
 def _parts(events: Sequence[Event]) -> Iterator[Sequence[Event]]:
     """What is handed to COPY at a time: PostgreSQL takes in one part while the next is made."""
     for start in range(0, len(events), COPY_EVENTS):
@@ -235,7 +280,7 @@ def _once(events: list[Event]) -> list[Event]:
     first: dict[int, Event] = {}
     for event in events:
         kept = first.setdefault(event.seq, event)
-        if kept != event and kept.type != DISCARD:
+        if kept.type != DISCARD and not kept.is_same_as(event):
             raise _another(event)
     return list(first.values())
 

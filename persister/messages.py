@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from engine.events import VERSION, Event, from_json, read_entry
+from engine.events import READABLE_VERSIONS, TYPES, Event, OpenEvent, from_json, read_entry
 from engine.model import ID_PATTERN
 from persister.outbox import UNREADABLE, Entry
 
@@ -22,6 +22,7 @@ _WHOLE_MAX = 2**53
 _TIME_MS_MAX = 253_402_300_800_000  # the year 10000
 _QUANTITY_MAX = 1_000_000_000
 _NOT_STORABLE = re.compile(r"[\x00-\x1f\ud800-\udfff]")
+_NOT_STORABLE_ESCAPED = re.compile(rb"\\u(?:00[01]|[dD][89a-fA-F])")
 _ID = re.compile(ID_PATTERN)
 
 
@@ -68,7 +69,7 @@ def read_message(partition: int, body: bytes) -> list[Event]:
         event = from_json(body)
     except UNREADABLE as error:
         return _read_wrapped(partition, body, str(error))
-    if (event.version, event.partition) != (VERSION, partition):
+    if event.version not in READABLE_VERSIONS or event.partition != partition:
         raise UnreadableMessage(f"version {event.version}, partition {event.partition}")
     why = _why_not_storable(event, body)
     if why:
@@ -113,11 +114,17 @@ def _read_wrapped(partition: int, body: bytes, why: str) -> list[Event]:
 
 def _why_not_storable(event: Event, body: bytes) -> str:
     # Canonical JSON has a backslash only where a text has one, a quote or a control character.
-    return _misfit(event) or (_misfit_texts(event) if b"\\" in body else "")
+    if b"\\" not in body:
+        return _misfit(event)
+    if isinstance(event, OpenEvent) and _NOT_STORABLE_ESCAPED.search(body):
+        return "a member that this program does not know holds a character that can't be stored"
+    return _misfit(event) or _misfit_texts(event)
 
 
 def _misfit(event: Event) -> str:
-    """What the ledger could not keep: numbers out of all range."""
+    """What the ledger could not keep: a type whose meaning it doesn't know, numbers out of all range."""
+    if event.type not in TYPES:
+        return f"this program does not know type {event.type[:40]!r}"
     if not (0 < event.epoch < _WHOLE_MAX and 0 < event.seq < _WHOLE_MAX):
         return f"epoch {event.epoch}, seq {event.seq}"
     if not 0 <= event.at_ms < _TIME_MS_MAX:

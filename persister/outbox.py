@@ -101,29 +101,38 @@ class Outbox:
 
         LeaseTaken where another process has it, StoreError where the partition was never opened.
         """
-        return self._trim(LEASE_MS, "", "", 0, 0)
+        return self._trim(LEASE_MS)
 
     def become_trimmer(self) -> None:
         """From now on head names this role. The caller has the lease, and has shown that what the
         former one took away is where it belongs."""
-        self._trim(LEASE_MS, self._role, "", 0, 0)
+        self._trim(LEASE_MS, role=self._role)
 
-    def trim(self, epoch: int, seq: int, bytes_count: int) -> None:
-        """Forget all up to (epoch, seq); ``bytes_count`` is what those entries held. LeaseTaken where
-        another process has the lease, or head names another role."""
-        self._trim(LEASE_MS, "", str(epoch), seq, bytes_count)
+    def trim(self, epoch: int, seq: int, bytes_count: int, opening: str = "") -> None:
+        """Forget all up to (epoch, seq); ``bytes_count`` is what those entries held, ``opening`` the epoch
+        that was open when they were read. LeaseTaken where another process has the lease, or head names
+        another role; StoreError where another epoch is open since."""
+        self._trim(LEASE_MS, "", str(epoch), seq, bytes_count, opening)
 
     def give_back(self) -> None:
         """Let the next process begin at once."""
-        self._trim(0, "", "", 0, 0)
+        self._trim(0)
 
-    def _trim(self, lease_ms: int, role: str, epoch: str, seq: int, bytes_count: int) -> str:
+    def _trim(
+        self,
+        lease_ms: int,
+        role: str = "",
+        epoch: str = "",
+        seq: int = 0,
+        bytes_count: int = 0,
+        opening: str = "",
+    ) -> str:
         p = self._partition
         answer: Any = self._scripts.call_sync(
             self._redis,
             "trim",
             [keys.head(p), keys.deadlines(p), self._key],
-            [self._holder, lease_ms, role, epoch, seq, bytes_count],
+            [self._holder, lease_ms, role, epoch, seq, bytes_count, opening],
         )
         word = answer[0]
         if word == b"kept":
@@ -132,6 +141,8 @@ class Outbox:
             raise LeaseTaken(
                 f"partition {p}: the {answer[1].decode() or 'next one'} has taken over the outbox"
             )
+        if word == b"opened_anew":
+            raise StoreError(f"partition {p}: it was opened anew meanwhile; beginning anew")
         if word == b"no_head":
             raise StoreError(f"partition {p} was never opened; a persister opens it")
         raise LeaseTaken(

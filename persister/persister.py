@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import suppress
 
 import psycopg
 from redis import Redis
@@ -17,20 +18,15 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from engine.errors import HoldfastError, PartitionStopped
-from engine.partitions import (
-    Head,
-    Opening,
-    close_partition,
-    open_partition,
-    read_head,
-    read_server,
-)
+from engine.partitions import Head
 from engine.scripts import Scripts
 from engine.settings import Settings
 from persister import database
-from persister.heal import check_outbox, check_restored, heal
-from persister.kafka import KafkaSource
+from persister.heal import check_outbox
+from persister.kafka_source import KafkaSource
 from persister.ledger import Gap, KafkaMark, Ledger, Position
+from persister.opening import Opener
+from persister.ownership import OtherLedger, OtherWriter
 from persister.sieve import Sieve
 from persister.sources import OutboxSource, Source, hand_over
 
@@ -38,6 +34,7 @@ log = logging.getLogger("holdfast.persister")
 
 READ_WAIT_MS = 100
 CHECK_OPEN_S = 0.5
+CHECK_CLOSED_S = 0.1
 CLOCK_AHEAD_MAX_S = 5.0
 PAUSE_S = 0.5
 DRAIN_S = 5.0
@@ -76,7 +73,7 @@ class Persister:
         while not self._stopping.is_set():
             try:
                 self._work()
-            except PartitionStopped as error:
+            except (PartitionStopped, OtherLedger, OtherWriter) as error:
                 self._say(str(error), logging.CRITICAL)
             except (HoldfastError, RedisError, OSError) as error:
                 self._say(str(error), logging.WARNING)
@@ -100,6 +97,9 @@ class Persister:
                     self._move(ledger, redis)
                 except PartitionStopped as error:
                     ledger.stop(str(error), error.quarantine_id)
+                    raise
+                except OtherLedger as error:
+                    ledger.stop(str(error))
                     raise
 
     def _move(self, ledger: Ledger, redis: Redis) -> None:
@@ -137,6 +137,16 @@ class Persister:
         self, source: Source, ledger: Ledger, redis: Redis, scripts: Scripts
     ) -> Position | None:
         """Until told to stop; the position then, None where more was shipped than could be read in time."""
+        opener = Opener(redis, scripts, self._settings, ledger, source)
+        try:
+            return self._move_while_open(opener, source, ledger, redis, scripts)
+        finally:
+            with suppress(HoldfastError, RedisError, psycopg.Error):
+                opener.give_back()
+
+    def _move_while_open(
+        self, opener: Opener, source: Source, ledger: Ledger, redis: Redis, scripts: Scripts
+    ) -> Position | None:
         position = ledger.position()
         check_at = drain_until = 0.0
         while True:
@@ -147,66 +157,23 @@ class Persister:
                     return None
             if mono_s >= check_at:
                 # Before anything is read or trimmed: is this the Redis of this ledger?
-                self._open_if_closed(redis, scripts, source, ledger, position)
+                head = opener.look(position)
+                if head is not None:
+                    self._warn_of_clock(redis, head)
                 if check_at == 0.0:
                     check_outbox(redis, scripts, ledger, position)
                 source.begin(position)
                 if check_at == 0.0:
+                    opener.claim()
                     ledger.go_on()
                     source.committed(position)
-                check_at = mono_s + CHECK_OPEN_S
+                check_at = mono_s + (CHECK_CLOSED_S if head is None else CHECK_OPEN_S)
             batch = source.read(position, READ_WAIT_MS)
             if batch.events:
                 position = ledger.write(batch.events, batch.mark)
                 source.committed(position)
             elif self._stopping.is_set() and source.is_drained(position):
                 return position
-
-    def _open_if_closed(
-        self, redis: Redis, scripts: Scripts, source: Source, ledger: Ledger, position: Position
-    ) -> None:
-        """Open a partition that is new, not behind the ledger, or healed, once the ledger has all that
-        was shipped.
-
-        Redis is behind where the epoch or the seq of its head is lower than the ledger's position: it
-        has lost writes that were shipped, and could sell those units again. Then it is closed, also
-        where it was open (a server can become a replica and be promoted again without a restart), and
-        healed; PartitionStopped says where it can't be.
-        """
-        server = read_server(redis)
-        head = read_head(redis, self._partition)
-        check_restored(head, self._partition)
-        epoch, seq = head.position
-        behind = epoch < position.epoch or seq < position.seq
-        if behind and head.is_open_on(server):
-            close_partition(redis, self._partition)
-            head = read_head(redis, self._partition)
-        if not head.is_open_on(server):
-            position = ledger.position()  # fails where the session, and the lease with it, is gone
-            if not source.is_drained(position):
-                return
-        if behind:
-            head = heal(redis, scripts, ledger, self._settings, head=head, position=position)
-            epoch, seq = head.position
-        if head.is_open_on(server):
-            self._warn_of_clock(redis, head)
-            return
-        check_outbox(redis, scripts, ledger, position)
-        opening = open_partition(
-            redis,
-            scripts,
-            self._partition,
-            judged=head,
-            server=server,
-            trimmer="relay" if self._settings.kafka_bootstrap else "persister",
-        )
-        if opening is Opening.OPENED:
-            log.info("opened partition %s into epoch %s", self._partition, epoch + 1)
-        elif opening is Opening.OUTBOX_AHEAD:
-            raise PartitionStopped(
-                f"partition {self._partition} stays closed: its outbox has an event above head's"
-                f" {epoch}-{seq}; see docs/operations.md, 'A partition stopped'"
-            )
 
     def _warn_of_clock(self, redis: Redis, head: Head) -> None:
         seconds, _ = redis.time()

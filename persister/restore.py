@@ -24,13 +24,13 @@ from engine.settings import Settings, without_password
 from persister import database
 from persister.audit_since import begins_at, event_before
 from persister.database import QUERIES, Connection
-from persister.kafka import KafkaSource
+from persister.kafka_source import KafkaSource
 from persister.ledger import Ledger, Position
+from persister.ownership import Claim, Ownership
 from persister.persister import connect_redis
 from persister.rebuild import Rebuild, events_from
 from persister.sieve import Sieve
 
-LEASE_PATIENCE_S = 10.0
 DRAIN_PATIENCE_S = 600.0
 SLICE = 1_000
 Progress = Callable[[str, int, int], None]
@@ -77,7 +77,9 @@ def restore(
         database.migrate(connection)
         connection.commit()
         ledger = Ledger(connection, partition)
-        _take_lease(ledger)
+        ledger.wait_for_lease(
+            "stop it, restore, and start it with the HOLDFAST_REDIS_URL of the restored Redis"
+        )
         without_kafka = not settings.kafka_bootstrap and ledger.kafka_mark() is not None
         if settings.kafka_bootstrap:
             _drain(ledger, redis, settings, on_progress)
@@ -88,7 +90,7 @@ def restore(
         with connection.transaction():
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             counts = work.run()
-        epoch = work.open()
+        epoch = work.open(ledger)
     return Restored(
         **counts,
         epoch=epoch,
@@ -108,21 +110,10 @@ def _check_empty(redis: Redis, into: str) -> None:
         )
 
 
-def _take_lease(ledger: Ledger) -> None:
-    """Also from a persister that finds its Redis empty: it lets go of the lease between its tries."""
-    give_up_at = time.monotonic() + LEASE_PATIENCE_S
-    while not ledger.lease():
-        if time.monotonic() > give_up_at:
-            raise LedgerError(
-                "a persister is at work on this ledger; stop it, restore, and start it with the"
-                " HOLDFAST_REDIS_URL of the restored Redis"
-            )
-        time.sleep(0.02)
-
-
 def _drain(ledger: Ledger, redis: Redis, settings: Settings, on_progress: Progress) -> None:
     """Write into the ledger what Kafka has and it has not."""
     kafka = KafkaSource(settings, redis, ledger.partition, ledger.kafka_mark())
+    kafka.fence()
     try:
         source = Sieve(kafka, ledger, redis)
         position, count = ledger.position(), 0
@@ -181,21 +172,30 @@ class _Restore:
             "events_replayed": events,
         }
 
-    def open(self) -> int:
+    def open(self, ledger: Ledger) -> int:
         """Into a new epoch, which is answered."""
         p = self._partition
         self._redis.hdel(keys.head(p), "restoring")
+        judged, server = read_head(self._redis, p), read_server(self._redis)
+        epoch = ledger.openings.note(
+            above=judged.position[0], first_seq=judged.position[1] + 1, run_id=server.run_id
+        )
         opening = open_partition(
             self._redis,
             self._scripts,
             p,
-            judged=read_head(self._redis, p),
-            server=read_server(self._redis),
+            judged=judged,
+            server=server,
+            epoch=epoch,
             trimmer="relay" if self._settings.kafka_bootstrap else "persister",
         )
         if opening is not Opening.OPENED:
             raise StoreError(f"partition {p} was changed while it was restored ({opening})")
-        return read_head(self._redis, p).position[0]
+        ledger.openings.use(epoch)
+        ownership = Ownership(self._redis, self._scripts, self._connection, p)
+        ownership.keep(Claim.FREE)
+        ownership.give_back()
+        return epoch
 
     def _begins(self) -> tuple[int, int]:
         """The place of the first event to replay: whatever is still remembered began there or later.

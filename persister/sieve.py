@@ -36,6 +36,9 @@ class Sieve:
     def begin(self, position: Position) -> None:
         self._source.begin(position)
 
+    def fence(self) -> None:
+        self._source.fence()
+
     def is_drained(self, position: Position) -> bool:
         return self._source.is_drained(position)
 

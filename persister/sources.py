@@ -56,6 +56,9 @@ class Source(Protocol):
         """Called again and again while at work, first before anything is read. PartitionStopped
         where this source can't go on from there."""
 
+    def fence(self) -> None:
+        """From now on nothing is added to it by whoever moved events before an opening that follows."""
+
     def is_drained(self, position: Position) -> bool:
         """Has all that was shipped so far been read, where the ledger is at ``position``?"""
 
@@ -132,6 +135,9 @@ class OutboxSource:
                 " directly (docs/operations.md, 'From Kafka to direct reading and back')"
             )
         self._outbox.become_trimmer()
+
+    def fence(self) -> None:
+        """Nothing to do: the outbox is written by scripts only, and they look at head themselves."""
 
     def give_back(self) -> None:
         """Let the next process begin at once."""

@@ -14,13 +14,12 @@ from typing import NoReturn
 
 import psycopg
 import pytest
+from kit import open_now
 from redis import Redis
 
 from api.kafka_server import KafkaServer, find_kafka
 from api.servers import PostgresServer, RedisServer, ServerError, find_redis_binaries
 from engine.engine import Engine
-from engine.partitions import Opening, open_partition, read_head, read_server
-from engine.scripts import Scripts
 from engine.settings import Settings
 from persister.persister import connect_redis
 
@@ -109,19 +108,6 @@ def postgres_url(postgres_server: PostgresServer, request: pytest.FixtureRequest
 def anyio_backend() -> tuple[str, dict[str, bool]]:
     """Async tests run where the product runs: asyncio on uvloop."""
     return "asyncio", {"use_uvloop": True}
-
-
-def open_now(redis: Redis, partition: int = 0) -> None:
-    """Open a partition as the persister does, without a ledger to judge by."""
-    opening = open_partition(
-        redis,
-        Scripts.for_server(redis.info("server")),
-        partition,
-        judged=read_head(redis, partition),
-        server=read_server(redis),
-        trimmer="persister",
-    )
-    assert opening is Opening.OPENED
 
 
 @pytest.fixture

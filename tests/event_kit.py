@@ -9,11 +9,15 @@ from typing import Any
 from jsonschema import Draft202012Validator
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SCHEMA: dict[str, Any] = json.loads((REPOSITORY / "docs" / "event.v1.schema.json").read_text())
-VALIDATOR = Draft202012Validator(SCHEMA)
-TYPES: list[str] = SCHEMA["properties"]["type"]["enum"]
+SCHEMAS: dict[int, dict[str, Any]] = {
+    version: json.loads((REPOSITORY / "docs" / f"event.v{version}.schema.json").read_text())
+    for version in (1, 2)
+}
+SCHEMA = SCHEMAS[2]
+VALIDATORS = {version: Draft202012Validator(schema) for version, schema in SCHEMAS.items()}
+TYPES: list[str] = SCHEMA["properties"]["type"]["examples"]
 BASE: dict[str, Any] = {
-    "version": 1,
+    "version": 2,
     "partition": 0,
     "epoch": 1,
     "seq": 7,
@@ -26,6 +30,7 @@ DISCARD: dict[str, Any] = BASE | {
 }
 
 
-def errors(event: dict[str, Any]) -> list[str]:
-    """What is wrong with an event; empty where it fits."""
-    return [f"{error.json_path}: {error.message}" for error in VALIDATOR.iter_errors(event)]
+def errors(event: dict[str, Any], version: int = 2) -> list[str]:
+    """What is wrong with an event by the schema of that version; empty where it fits."""
+    found = VALIDATORS[version].iter_errors(event)
+    return [f"{error.json_path}: {error.message}" for error in found]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from threading import Thread
 
 import msgspec
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
 from engine.settings import Settings
 from persister.relay import Relay
@@ -43,14 +43,33 @@ def watch_the_relay(p: Partition, times: int = 8) -> None:
 
 
 def messages(settings: Settings) -> list[bytes]:
-    """All that stands in the topic, in order."""
-    consumer = Consumer({"bootstrap.servers": settings.kafka_bootstrap, "group.id": "test"})
-    at = TopicPartition(settings.kafka_topic, 0)
-    low, high = consumer.get_watermark_offsets(at, timeout=10)
+    """All that is in the topic and was committed, in order."""
+    return [body for _, body in _records(settings)]
+
+
+def next_offset(settings: Settings) -> int:
+    """The offset behind the last of these."""
+    return _records(settings)[-1][0] + 1
+
+
+def _records(settings: Settings) -> list[tuple[int, bytes]]:
+    consumer = Consumer(
+        {
+            "bootstrap.servers": settings.kafka_bootstrap,
+            "group.id": "test",
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+        }
+    )
+    low, _ = consumer.get_watermark_offsets(TopicPartition(settings.kafka_topic, 0), timeout=10)
     consumer.assign([TopicPartition(settings.kafka_topic, 0, low)])
-    found: list[bytes] = []
-    while len(found) < high - low:
-        found += [message.value() for message in consumer.consume(high - low - len(found), 5)]
+    found: list[tuple[int, bytes]] = []
+    while (message := consumer.poll(10)) is not None:
+        error = message.error()
+        if error is not None:
+            assert error.code() == KafkaError._PARTITION_EOF, error
+            break
+        found.append((message.offset(), message.value() or b""))
     consumer.close()
     return found
 

@@ -44,6 +44,21 @@ TOO_LARGE = b"\xce\xff\xff\xff\xff"
 FIELDS = ("on_hand", "held", "quarantined", "safety_stock")
 
 
+def open_now(redis: Redis, partition: int = 0) -> None:
+    """Open a partition as the persister does, without a ledger to judge by."""
+    judged = read_head(redis, partition)
+    opening = open_partition(
+        redis,
+        Scripts.for_server(redis.info("server")),
+        partition,
+        judged=judged,
+        server=read_server(redis),
+        epoch=judged.position[0] + 1,
+        trimmer="persister",
+    )
+    assert opening is Opening.OPENED
+
+
 class Partition:
     """Partition 0 of ``redis``, opened (``of``: as it is). ``damaged`` and ``now_ms`` are of the last
     call."""
@@ -64,11 +79,7 @@ class Partition:
         return cls(redis, opened=False)
 
     def open(self) -> None:
-        judged, server = read_head(self.redis, 0), read_server(self.redis)
-        opening = open_partition(
-            self.redis, self.scripts, 0, judged=judged, server=server, trimmer="persister"
-        )
-        assert opening is Opening.OPENED
+        open_now(self.redis)
 
     # Asking.
 
@@ -179,7 +190,8 @@ class Partition:
         return found
 
     def dump(self) -> dict[str, Any]:
-        """Every key with its bytes and whether it will expire; without the clock."""
+        """Every key with its bytes and whether it will expire; without the clock and the beat of the
+        ledger's writer."""
         names = sorted(self.redis.scan_iter(count=1000))
         pipe = self.redis.pipeline(transaction=False)
         for name in names:
@@ -191,7 +203,7 @@ class Partition:
             for name, value, pttl in zip(names, replies[::2], replies[1::2], strict=True)
         }
         if self.redis.type(keys.head(0)) == b"hash":
-            found[keys.head(0)] = self.head() | {"last_ms": ""}
+            found[keys.head(0)] = self.head() | dict.fromkeys(("last_ms", "beat", "beat_ms"), "")
         return found
 
     def check(self) -> None:

@@ -9,7 +9,7 @@ import psycopg
 from redis import Redis
 
 from engine import keys
-from engine.events import Event, from_json
+from engine.events import VERSION, Event, from_json
 from engine.settings import Settings
 from persister import database
 from persister.audit import audit
@@ -64,7 +64,7 @@ def discards(settings: Settings) -> list[tuple[int, int, str | None]]:
     found = [event for event in events(settings) if event.type == "discard"]
     for event in found:
         plain = Event(
-            version=1,
+            version=VERSION,
             partition=0,
             epoch=event.epoch,
             seq=event.seq,

@@ -19,11 +19,11 @@ import httpx
 import msgspec
 import psycopg
 import pytest
+from kit import open_now
 
 from api.app import make_app
 from api.servers import find_redis_binaries, free_port
-from engine.partitions import open_partition, read_head, read_server
-from engine.scripts import Scripts
+from engine.partitions import read_head, read_server
 from engine.settings import Settings
 from persister import database
 from persister.audit import audit
@@ -72,14 +72,7 @@ def is_open(redis_url: str) -> bool:
 def open_by_hand(redis_url: str) -> None:
     """Open partition 0 without a ledger to judge by."""
     with connect_redis(redis_url) as redis:
-        open_partition(
-            redis,
-            Scripts.for_server(redis.info("server")),
-            0,
-            judged=read_head(redis, 0),
-            server=read_server(redis),
-            trimmer="persister",
-        )
+        open_now(redis)
     assert is_open(redis_url)
 
 

@@ -76,6 +76,7 @@ def open_fresh(redis: Redis) -> None:
         0,
         judged=read_head(redis, 0),
         server=read_server(redis),
+        epoch=1,
         trimmer="persister",
     )
     if opening is not Opening.OPENED:

@@ -3,15 +3,32 @@
 --- @include keys.lua
 local head = {}
 
--- Is this the process with that run_id, and are its data from the line of replication with that replid?
--- The latter changes where a server becomes a replica and is promoted again, without ever being restarted.
+-- Is this the process with that run_id, and are its data still those that it had with that replid?
 -- (Found as plain text: a pattern would try every place of it, in each call of each script.)
 local function runs_as(run_id)
   return string.find(redis.call('INFO', 'server'), 'run_id:' .. run_id .. '\r', 1, true) ~= nil
 end
 
+-- A server that becomes a replica has other data, and keeps its master's replid as the second one when it is
+-- promoted again, without ever being restarted. A master only takes a new id, and no second one, when its
+-- first replica attaches or its last one has been gone for long (repl-backlog-ttl, at the earliest that long
+-- after a promotion): its data are its own.
+local NO_SECOND = 'master_replid2:' .. string.rep('0', 40) .. '\r'
+
+local function replication_says(text)
+  return string.find(redis.call('INFO', 'replication'), text, 1, true) ~= nil
+end
+
+local function is_master()
+  return replication_says('role:master\r')
+end
+
 local function replicates_as(replid)
-  return string.find(redis.call('INFO', 'replication'), 'master_replid:' .. replid .. '\r', 1, true) ~= nil
+  return replication_says('master_replid:' .. replid .. '\r')
+end
+
+local function has_data_of(replid)
+  return replicates_as(replid) or (is_master() and replication_says(NO_SECOND))
 end
 
 local function whole(text)
@@ -39,5 +56,5 @@ end
 
 local function is_open()
   return read_head() and head.run_id and runs_as(head.run_id)
-    and (not head.replid or replicates_as(head.replid))
+    and (not head.replid or has_data_of(head.replid))
 end

@@ -46,6 +46,38 @@ UPDATE positions SET stopped = NULL, quarantine_id = NULL,
   kafka_topic_id = coalesce(%(topic_id)s::text, kafka_topic_id), updated_at = now()
 WHERE partition = %(partition)s AND quarantine_id IS NOT NULL
 
+-- name: openings
+SELECT epoch, first_seq, used_at IS NOT NULL FROM openings WHERE partition = %(partition)s
+
+-- name: note_opening
+INSERT INTO openings (partition, epoch, first_seq, run_id)
+SELECT %(partition)s, greatest(%(above)s,
+  (SELECT coalesce(max(epoch), 0) FROM openings WHERE partition = %(partition)s),
+  (SELECT coalesce(max(epoch), 0) FROM positions WHERE partition = %(partition)s)) + 1,
+  %(first_seq)s, %(run_id)s
+RETURNING epoch
+
+-- name: use_opening
+UPDATE openings SET used_at = now()
+WHERE partition = %(partition)s AND epoch = %(epoch)s AND used_at IS NULL
+
+-- name: ledger_identity
+SELECT concat_ws('.', (SELECT ledger_id FROM ledger_identity),
+  (SELECT system_identifier FROM pg_control_system()),
+  (SELECT oid FROM pg_database WHERE datname = current_database()))
+
+-- name: note_adoption
+INSERT INTO adoptions (partition, former, ledger, epoch, seq, adopted_by, reason)
+VALUES (%(partition)s, %(former)s, %(ledger)s, %(epoch)s, %(seq)s, %(by)s, %(reason)s)
+
+-- name: beats
+SELECT beat, previous FROM beats WHERE partition = %(partition)s
+
+-- name: note_beat
+INSERT INTO beats (partition, beat, previous) VALUES (%(partition)s, %(beat)s, %(previous)s)
+ON CONFLICT ON CONSTRAINT beats_identity
+DO UPDATE SET beat = EXCLUDED.beat, previous = EXCLUDED.previous, beat_at = now()
+
 -- name: known_events
 SELECT epoch, seq, body::text FROM events
 WHERE partition = %(partition)s

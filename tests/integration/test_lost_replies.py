@@ -15,7 +15,6 @@ from api.servers import RedisServer
 from engine import keys
 from engine.engine import Engine
 from engine.model import Extend, Line, Movement, Reserve
-from engine.partitions import close_partition
 from engine.settings import Settings
 
 pytestmark = [pytest.mark.anyio, on_one_redis]
@@ -78,7 +77,7 @@ async def test_given_a_lost_reply_and_a_partition_closed_since_then_unavailable_
     )
     reserve = Reserve(reservation_id="r", order_id="o", lines=(Line("tea", 7),), ttl_ms=60_000)
     async with wired(redis_server) as (wired_engine, wire):
-        wire.at_cut = partial(close_partition, redis, 0)
+        wire.at_cut = partial(redis.hset, keys.head(0), "run_id", "")
         assert (await wired_engine.call(reserve)).status == "unavailable"
         assert redis.hget(keys.stock(0, "tea", "A"), "held") == b"7"
         assert (await wired_engine.call(reserve)).status == "partition_closed"
@@ -93,7 +92,7 @@ async def test_given_a_lost_reply_then_the_engine_asks_again_by_itself(
     run_id = redis.hget(keys.head(0), "run_id")
     reserve = Reserve(reservation_id="r", order_id="o", lines=(Line("tea", 7),), ttl_ms=60_000)
     async with wired(redis_server) as (wired_engine, wire):
-        wire.at_cut = partial(close_partition, redis, 0)
+        wire.at_cut = partial(redis.hset, keys.head(0), "run_id", "")
         asked = asyncio.ensure_future(wired_engine.call(reserve))
         await wire.was_cut.wait()
         redis.hset(keys.head(0), "run_id", run_id)

@@ -22,12 +22,14 @@ from running import (
 )
 
 from api.servers import RedisServer
+from engine import keys
 from engine.events import Event, EventLine
-from engine.partitions import close_partition, read_head
+from engine.partitions import read_head
 from engine.settings import Settings
 from persister import database
 from persister.ledger import Ledger
-from persister.persister import Persister, connect_redis
+from persister.opening import Opener
+from persister.persister import connect_redis
 from persister.sources import OutboxSource
 
 pytestmark = pytest.mark.anyio
@@ -201,15 +203,15 @@ async def test_a_persister_that_lost_its_lease_unnoticed_opens_nothing(
     p.receive("A", 9)
     with persisting(settings):
         wait_for_ledger(settings)
-    close_partition(redis, 0)
-    persister = Persister(settings)
+    redis.hset(keys.head(0), "run_id", "")
     with database.connect(settings.postgres_url) as connection:
         ledger = Ledger(connection, 0)
         assert ledger.lease()
         source = OutboxSource(redis, p.scripts, 0)
         at = ledger.position()
+        opener = Opener(redis, p.scripts, settings, ledger, source)
         pid = connection.info.backend_pid
         rows(settings.postgres_url, f"SELECT pg_terminate_backend({pid})")
         with pytest.raises(psycopg.OperationalError):
-            persister._open_if_closed(redis, p.scripts, source, ledger, at)
+            opener.look(at)
     assert not is_open(settings.redis_url)

@@ -28,7 +28,7 @@ from engine.errors import LedgerError, StoreError
 from engine.events import DISCARD, Event
 from engine.reservations import read_record
 from engine.settings import Settings
-from persister import database
+from persister import database, ledger
 from persister import restore as restoring
 from persister.ledger import Ledger
 from persister.persister import connect_redis
@@ -277,7 +277,7 @@ def test_given_a_redis_that_is_not_empty_then_it_is_refused_and_left_alone(
 def test_given_a_persister_at_work_then_it_is_refused(
     settings: Settings, sold: Partition, into: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(restoring, "LEASE_PATIENCE_S", 0.2)
+    monkeypatch.setattr(ledger, "LEASE_PATIENCE_S", 0.2)
     with persisting(settings):
         sold.receive("tea", 1)
         wait_for_ledger(settings)

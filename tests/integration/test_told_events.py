@@ -1,4 +1,4 @@
-"""Events of every type, told by the real scripts, fit docs/event.v1.schema.json."""
+"""Events of every type, told by the real scripts, fit docs/event.v2.schema.json."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ def p(redis):
     return Partition(redis)
 
 
-def trim(p, holder, lease_ms=3000, role="", epoch="", seq=0, size=0):
-    answer = p.script("trim", WRITES, holder, lease_ms, role, epoch, seq, size)
+def trim(p, holder, lease_ms=3000, role="", epoch="", seq=0, size=0, opening=""):
+    answer = p.script("trim", WRITES, holder, lease_ms, role, epoch, seq, size, opening)
     return [part.decode() if isinstance(part, bytes) else part for part in answer]
 
 
@@ -26,6 +26,17 @@ def test_given_a_holder_then_another_is_refused_and_nothing_is_trimmed(p):
     word, holder, left = trim(p, "persister", role="persister", epoch="1", seq=1, size=9)
     assert (word, holder) == ("taken", "relay:1") and 0 < left <= 3000
     assert p.redis.xlen(keys.outbox(0)) == 1 and p.head()["trimmer"] == "relay"
+
+
+def test_given_a_partition_opened_anew_since_they_were_read_then_nothing_is_trimmed(p):
+    p.receive("A", 10)
+    p.open()
+    assert trim(p, "relay:1", role="relay", epoch="1", seq=1, size=9, opening="1") == [
+        "opened_anew"
+    ]
+    assert p.redis.xlen(keys.outbox(0)) == 1 and p.head()["trimmed_seq"] == "0"
+    assert trim(p, "relay:1", role="relay", epoch="1", seq=1, size=9, opening="2")[0] == "kept"
+    assert p.redis.xlen(keys.outbox(0)) == 0
 
 
 @pytest.mark.parametrize(("holder", "other"), [("relay:1", "persister"), ("persister", "relay")])

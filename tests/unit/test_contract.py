@@ -103,7 +103,17 @@ def test_the_engine_calls_scripts_with_the_keys_and_arguments_their_headers_name
         assert len(operation.pack([])) + len(operation.arguments) == described, operation.script
 
 
-RUN_WHEN_FULL = ("confirm", "release", "expire", "open", "trim", "repair", "replay")
+RUN_WHEN_FULL = (
+    "beat",
+    "close",
+    "confirm",
+    "release",
+    "expire",
+    "open",
+    "trim",
+    "repair",
+    "replay",
+)
 READ = ("stock", "reservations")
 
 
