@@ -81,6 +81,7 @@ class Engine:
         try:
             scripts = Scripts.for_server(await redis.info("server"))
             policy = (await redis.info("memory")).get("maxmemory_policy", "unknown")
+            replicas = (await redis.info("replication")).get("connected_slaves", 0)
             await scripts.load(redis)
             engine = cls(redis, scripts, settings)
             for batcher in engine._batchers:
@@ -98,7 +99,21 @@ class Engine:
             log.error(
                 "maxmemory-policy of Redis is %s: it may throw holds away; set noeviction", policy
             )
+        if replicas and await engine._sells_when_cut_off():
+            log.warning(
+                "Redis has %s replicas and min-replicas-to-write is 0: a master that is cut off sells on"
+                " beside its successor (docs/operations.md, 'Replicas')",
+                replicas,
+            )
         return engine
+
+    async def _sells_when_cut_off(self) -> bool:
+        """Does Redis take writes that no replica has? False where the server does not tell us."""
+        try:
+            config = await self._redis.config_get("min-replicas-to-write")
+        except (RedisError, OSError):
+            return False
+        return config.get("min-replicas-to-write") == "0"
 
     async def close(self) -> None:
         """Let what was handed in be decided, then disconnect."""
