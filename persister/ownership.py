@@ -131,6 +131,7 @@ class Ownership:
             raise OtherWriter(
                 f"partition {p}: persister {answer[1].decode()} writes a ledger from this Redis, the last"
                 f" time {answer[2] / 1000:.1f} s ago, and has no lease in this PostgreSQL: it works on a copy"
-                " of this ledger, or this is the copy; waiting (docs/operations.md, 'The ledger was replaced')"
+                " of this ledger, or this is the copy; waiting (docs/operations.md, 'The ledger was"
+                " replaced')"
             )
         return answer
