@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.ready
 BENCH  := $(VENV)/.bench
 KAFKA  := $(VENV)/share/kafka
 
-.PHONY: setup run test check bench locust clean
+.PHONY: setup run test lab check bench locust clean
 
 setup: $(STAMP)
 
@@ -42,6 +42,10 @@ run: $(STAMP)
 
 test: $(BENCH)
 	$(VENV)/bin/python -m pytest -n 3
+
+# What takes longer than a developer waits for: 200 rounds of the storm of frozen processes.
+lab: $(BENCH)
+	HOLDFAST_LAB_ROUNDS=$${HOLDFAST_LAB_ROUNDS:-200} $(VENV)/bin/python -m pytest -s tests/reliability/test_freeze_storm.py
 
 check: $(BENCH)
 	$(VENV)/bin/ruff check .

@@ -24,6 +24,7 @@ from engine.partitions import (
 )
 from engine.scripts import Scripts
 from engine.settings import Settings
+from persister.append_only_file import AppendOnlyFile
 from persister.heal import check_outbox, check_restored, heal
 from persister.ledger import Ledger, Position
 from persister.ownership import Claim, Ownership
@@ -51,6 +52,7 @@ class Opener:
         self._partition = ledger.partition
         self._ownership = Ownership(redis, scripts, ledger.connection, ledger.partition)
         self._is_fenced = False
+        self._file: tuple[str, AppendOnlyFile] | None = None
 
     def look(self, position: Position) -> Head | None:
         """Head of the open partition. Opens one that is new, not behind the ledger, or healed, once the
@@ -61,7 +63,8 @@ class Opener:
         3. Closed: have nobody who was there before add anything to what is read from now on.
         4. Wait until all of that is read.
         5. Heal it where it is behind; show that what is in its outbox is the ledger's.
-        6. Note the next epoch in the ledger, open into it, note that it is in use.
+        6. After a restart: have its append-only file written anew.
+        7. Note the next epoch in the ledger, open into it, note that it is in use.
 
         PartitionStopped or LedgerError say where that can't be.
         """
@@ -95,6 +98,10 @@ class Opener:
                 position=position,
             )
         check_outbox(self._redis, self._scripts, self._ledger, position)
+        # Where nothing was ever written there is nothing to be cut.
+        is_new = head.epoch and not self._ledger.openings.was_on(server.run_id)
+        if is_new and not self._file_of(server).is_sound():
+            return None
         return self._open(head, server)
 
     def claim(self) -> None:
@@ -104,6 +111,11 @@ class Opener:
     def give_back(self) -> None:
         """Let whoever comes next begin at once."""
         self._ownership.give_back()
+
+    def _file_of(self, server: Server) -> AppendOnlyFile:
+        if self._file is None or self._file[0] != server.run_id:
+            self._file = (server.run_id, AppendOnlyFile(self._redis))
+        return self._file[1]
 
     def _is_overtaken(self, head: Head, position: Position) -> bool:
         epoch, seq = head.position

@@ -17,11 +17,12 @@ from persister.database import QUERIES, Connection
 
 
 class Opening(msgspec.Struct, frozen=True):
-    """``is_used``: the partition was open in it. One that was noted only has made no event, as far as is
+    """``run_id`` of the Redis process that it was noted for. ``is_used``: the partition was open in it. One that was noted only has made no event, as far as is
     known, and replaces nothing."""
 
     epoch: int
     first_seq: int
+    run_id: str
     is_used: bool
 
 
@@ -36,6 +37,10 @@ class Openings:
     def last_epoch(self) -> int:
         """The highest that was ever in use; 0 for none."""
         return max([each.epoch for each in self._known() if each.is_used], default=0)
+
+    def was_on(self, run_id: str) -> bool:
+        """Was it ever open on that process of Redis?"""
+        return any(each.run_id == run_id and each.is_used for each in self._known())
 
     def note(self, *, above: int, first_seq: int, run_id: str) -> int:
         """A new epoch, higher than ``above`` and than all that were ever given, for an opening on the server

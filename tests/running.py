@@ -22,7 +22,7 @@ import pytest
 from kit import open_now
 
 from api.app import make_app
-from api.servers import find_redis_binaries, free_port
+from api.servers import RedisServer, find_redis_binaries, free_port
 from engine.partitions import read_head, read_server
 from engine.settings import Settings
 from persister import database
@@ -105,7 +105,8 @@ def check_clean(settings: Settings) -> None:
         database.connect(settings.postgres_url) as connection,
         connect_redis(settings.redis_url) as redis,
     ):
-        assert reconcile(redis, connection).differences == []
+        differences = reconcile(redis, connection).differences
+        assert not differences, differences[:5]
         assert msgspec.to_builtins(audit(connection).findings) == []
 
 
@@ -140,6 +141,12 @@ async def in_process(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     finally:
         # A server ends the lifespan in order whatever happened meanwhile: no exception goes in.
         await lifespan.__aexit__(None, None, None)
+
+
+def append_only_file(server: RedisServer) -> Path:
+    """The one that is written to: of Redis 6.2, or of 7 and later."""
+    (found,) = [*server.directory.glob("*.aof"), *server.directory.glob("*/*.incr.aof")]
+    return found
 
 
 def environment(settings: Settings | None = None, **more: str) -> dict[str, str]:

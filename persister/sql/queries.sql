@@ -47,7 +47,7 @@ UPDATE positions SET stopped = NULL, quarantine_id = NULL,
 WHERE partition = %(partition)s AND quarantine_id IS NOT NULL
 
 -- name: openings
-SELECT epoch, first_seq, used_at IS NOT NULL FROM openings WHERE partition = %(partition)s
+SELECT epoch, first_seq, run_id, used_at IS NOT NULL FROM openings WHERE partition = %(partition)s
 
 -- name: note_opening
 INSERT INTO openings (partition, epoch, first_seq, run_id)

@@ -13,7 +13,15 @@ from threading import Thread
 import pytest
 from kafka_kit import relaying, through_kafka
 from kit import Partition, confirm, move, release, reserve
-from running import check_clean, eventually, ledger_seq, persisting, rows, wait_for_ledger
+from running import (
+    append_only_file,
+    check_clean,
+    eventually,
+    ledger_seq,
+    persisting,
+    rows,
+    wait_for_ledger,
+)
 
 from api.servers import RedisServer, find_redis_binaries
 from engine import keys
@@ -37,12 +45,6 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisServ
 def settings(server: RedisServer, postgres_url: str, kafka_bootstrap: str) -> Settings:
     direct = Settings(redis_url=server.url, postgres_url=postgres_url)
     return through_kafka(direct, kafka_bootstrap)
-
-
-def append_only_file(server: RedisServer) -> Path:
-    """The one that is written to: of Redis 6.2, or of 7 and later."""
-    (found,) = [*server.directory.glob("*.aof"), *server.directory.glob("*/*.incr.aof")]
-    return found
 
 
 class Buyers(Thread):
