@@ -46,8 +46,8 @@ class AppendOnlyFile:
     @staticmethod
     def _say(why: str) -> None:
         log.error(
-            "the append-only file of Redis could not be written anew (%s): if it was cut within a transaction,"
-            " the restart after the next may carry out half of that; run BGREWRITEAOF, then 'holdfast"
-            " reconcile'",
+            "the append-only file of Redis could not be written anew (%s): if it was cut within a"
+            " transaction, the restart after the next may carry out half of that; run BGREWRITEAOF, then"
+            " 'holdfast reconcile'",
             why,
         )

@@ -17,8 +17,8 @@ from persister.database import QUERIES, Connection
 
 
 class Opening(msgspec.Struct, frozen=True):
-    """``run_id`` of the Redis process that it was noted for. ``is_used``: the partition was open in it. One that was noted only has made no event, as far as is
-    known, and replaces nothing."""
+    """``run_id`` of the Redis process that it was noted for. ``is_used``: the partition was open in it. One
+    that was noted only has made no event, as far as is known, and replaces nothing."""
 
     epoch: int
     first_seq: int
