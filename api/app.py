@@ -13,9 +13,11 @@ from starlette.types import Receive, Scope, Send
 
 from api import handlers
 from api.asgi import Endpoint, Nowhere, Patience
-from api.audit_trail import get_movements, ledger_pool
+from api.audit_trail import get_movements
+from api.ledger_reader import LedgerReader
 from api.metrics import metrics
 from api.reconciliations import Reconciler, latest_reconciliation, post_reconciliation
+from api.reservation_list import get_reservations
 from api.status import status
 from engine.engine import Engine
 from engine.errors import StoreError
@@ -27,7 +29,7 @@ RECONNECT_S = 0.5
 
 #: Paths without parameters where the most calls go: straight to their endpoint, past the router.
 HOT = {
-    "/v1/reservations": Endpoint(POST=handlers.reserve),
+    "/v1/reservations": Endpoint(POST=handlers.reserve, GET=get_reservations),
     "/v1/batch": Endpoint(POST=handlers.batch),
 }
 ROUTES = [
@@ -66,8 +68,8 @@ def make_app(settings: Settings) -> Application:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        app.state.ledger = ledger_pool(settings.postgres_url)
-        await app.state.ledger.open(wait=False)
+        app.state.ledger = LedgerReader(settings.postgres_url)
+        await app.state.ledger.open()
         connecting = asyncio.create_task(_connect(app, settings))
         watching = asyncio.create_task(app.state.patience.watch())
         # The usual case: Redis is there, and the first request finds the engine ready.

@@ -27,11 +27,12 @@ BODY_MAX_S = 30.0
 class Call:
     """One request: path parameters, query, headers and the whole body."""
 
-    __slots__ = ("body", "scope")
+    __slots__ = ("_receive", "body", "scope")
 
-    def __init__(self, scope: Scope, body: bytes) -> None:
+    def __init__(self, scope: Scope, body: bytes, receive: Receive) -> None:
         self.scope = scope
         self.body = body
+        self._receive = receive
 
     @property
     def state(self) -> Any:
@@ -49,6 +50,11 @@ class Call:
                 text: str = value.decode("latin-1")
                 return text
         return None
+
+    async def left(self) -> None:
+        """Waits until the client has left."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
 
     def query(self, allowed: frozenset[str]) -> list[tuple[str, str]]:
         """The query's parameters in order. Problem 400 for one that isn't allowed."""
@@ -81,10 +87,10 @@ class Endpoint:
             state = scope["app"].state
             body = await state.patience.body(receive, state.settings.body_max_bytes)
             handler = self._handlers.get(scope["method"], self._refuse_method)
-            reply = await handler(Call(scope, body))
+            reply = await handler(Call(scope, body, receive))
         except Problem as problem:
             reply = problem.reply()
-        except _Disconnected:
+        except Disconnected:
             return
         except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"])
@@ -115,8 +121,8 @@ async def send_reply(reply: Reply, send: Send) -> None:
     await send({"type": "http.response.body", "body": reply.body})
 
 
-class _Disconnected(Exception):
-    """The client left before its body was whole; nothing was done."""
+class Disconnected(Exception):
+    """The client left before it was answered; what it asked for was not done."""
 
 
 class Patience:
@@ -167,7 +173,7 @@ async def _read_body(receive: Receive, limit: int) -> bytes:
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise _Disconnected
+            raise Disconnected
         part: bytes = message.get("body", b"")
         more = message.get("more_body", False)
         size += len(part)

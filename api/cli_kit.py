@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,6 +13,7 @@ import msgspec
 
 from api import local
 from engine.settings import Settings, settings_from
+from persister.outbox import plain
 
 
 def fail(text: object) -> NoReturn:
@@ -40,6 +42,13 @@ def settings_of_ledger(data_dir: Path | None) -> Settings:
     if os.environ.get("HOLDFAST_POSTGRES_URL"):
         return read_settings()
     return settings_of_stack(data_dir)[0]
+
+
+def check_text(name: str, text: str, pattern: str, length_max: int) -> None:
+    """Ends the command where an option's text is not what the ledger keeps."""
+    if not text.strip() or not re.match(pattern, text):
+        shown = plain(repr(text[:60]))
+        fail(f"{name} is {shown}; it must be 1 to {length_max:,} characters, no control character")
 
 
 data_dir_option = click.option(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from api.cli_kit import data_dir_option, fail, json_option, json_text, settings_of_stack
+from api.cli_kit import (
+    check_text,
+    data_dir_option,
+    fail,
+    json_option,
+    json_text,
+    settings_of_stack,
+)
 from api.schema import rfc3339
 from engine.model import LONG_TEXT_PATTERN, TEXT_PATTERN
 from persister import database
@@ -85,8 +91,8 @@ def retry_command(quarantine_id: int, data_dir: Path | None) -> None:
 def discard_command(quarantine_id: int, by: str, reason: str, data_dir: Path | None) -> None:
     """Give up what the persister stands at; the ledger keeps who and why for good. Exit code 0 done,
     2 could not be done."""
-    _check("--by", by, TEXT_PATTERN, 128)
-    _check("--reason", reason, LONG_TEXT_PATTERN, 1_000)
+    check_text("--by", by, TEXT_PATTERN, 128)
+    check_text("--reason", reason, LONG_TEXT_PATTERN, 1_000)
     settings, _ = settings_of_stack(data_dir)
     with database.connect(settings.postgres_url) as connection:
         found = discard(connection, quarantine_id, by=by, reason=reason)
@@ -97,12 +103,6 @@ def discard_command(quarantine_id: int, by: str, reason: str, data_dir: Path | N
         "If it told of a change, Redis has that change and the ledger doesn't. Once the ledger goes on,"
         " run 'holdfast reconcile': it names what differs."
     )
-
-
-def _check(name: str, text: str, pattern: str, length_max: int) -> None:
-    if not text.strip() or not re.match(pattern, text):
-        shown = plain(repr(text[:60]))
-        fail(f"{name} is {shown}; it must be 1 to {length_max:,} characters, no control character")
 
 
 def _first_bytes(raw: bytes) -> str:

@@ -20,8 +20,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from api.cli_kit import data_dir_option, fail, json_option, json_text, settings_of_stack
+from api.cli_kit import (
+    check_text,
+    data_dir_option,
+    fail,
+    json_option,
+    json_text,
+    settings_of_stack,
+)
 from engine.errors import HoldfastError
+from engine.model import TEXT_PATTERN
 from engine.settings import Settings
 from persister import database
 from persister.differences import Counters, Hold, Report
@@ -31,6 +39,7 @@ from persister.runs import run
 log = logging.getLogger("holdfast.reconcile")
 
 _WIDE = 200
+_ROWS_MAX = 20
 
 
 @click.command("reconcile")
@@ -42,6 +51,9 @@ _WIDE = 200
     help="Write the report as a page to this file too.",
 )
 @click.option("--repair", "mend", is_flag=True, help="Mend what can be, by events; look again.")
+@click.option(
+    "--by", metavar="NAME", help="Who asks for the repair; 1 to 128 characters, kept for good."
+)
 @click.option("--dry-run", is_flag=True, help="Tell what a repair would do; change nothing.")
 @click.option("--daily-at", metavar="HH:MM", help="Now, and then every day at this time (UTC).")
 @click.option("--trigger", default="command line", hidden=True)
@@ -50,6 +62,7 @@ def reconcile_command(
     as_json: bool,
     html: Path | None,
     mend: bool,
+    by: str | None,
     dry_run: bool,
     daily_at: str | None,
     trigger: str,
@@ -57,14 +70,15 @@ def reconcile_command(
     """Prove that Redis and the ledger agree. Exit code 0 clean, 1 differences (that are left after
     a repair), 2 could not run."""
     if daily_at is not None:
-        if mend or dry_run or as_json:
+        if mend or by is not None or dry_run or as_json:
             fail("--daily-at goes with --html only: a repair is for somebody who looks at it")
         at = _time_of_day(daily_at)
         settings, _ = settings_of_stack(data_dir)
         _run_daily(settings, at, html)
         return
+    repair_by = _repair_by(mend and not dry_run, by)
     settings, _ = settings_of_stack(data_dir)
-    report = run_reconcile(settings, trigger, mend=mend and not dry_run, dry_run=dry_run)
+    report = run_reconcile(settings, trigger, repair_by=repair_by, dry_run=dry_run)
     if html:
         write_page(report, html)
     if as_json:
@@ -74,8 +88,17 @@ def reconcile_command(
     sys.exit(0 if report.clean else 1)
 
 
+def _repair_by(mend: bool, by: str | None) -> str | None:
+    """Who is to be kept as the one who asked for a repair; None where nothing is to be repaired."""
+    if by is not None:
+        check_text("--by", by, TEXT_PATTERN, 128)
+    if mend and by is None:
+        fail("--repair needs --by NAME: the events of a repair and the run keep who asked for it")
+    return by if mend else None
+
+
 def run_reconcile(
-    settings: Settings, trigger: str, *, mend: bool = False, dry_run: bool = False
+    settings: Settings, trigger: str, *, repair_by: str | None = None, dry_run: bool = False
 ) -> Report:
     """One run on the servers of these settings."""
     with (
@@ -86,7 +109,7 @@ def run_reconcile(
             redis,
             connection,
             trigger=trigger,
-            mend=mend,
+            repair_by=repair_by,
             dry_run=dry_run,
             retention_ms=settings.retention_ms,
         )
@@ -120,10 +143,13 @@ def summary_line(report: Report) -> str:
 
 
 def print_report(report: Report, console: Console) -> None:
-    """For a person: what was repaired, what differs, the sum of it."""
+    """For a person: what was repaired, what differs, the sum of it. On a terminal 20 rows of each at
+    most, the rest counted."""
+    most = _ROWS_MAX
     if not console.is_terminal:
         console.width = _WIDE
-    for each in report.repaired:
+        most = max(len(report.repaired), len(report.differences))
+    for each in report.repaired[:most]:
         what = f"reservation {each.reservation_id}" if each.reservation_id else each.sku
         told = f" (event {each.event})" if each.event else ""
         console.print(
@@ -132,12 +158,13 @@ def print_report(report: Report, console: Console) -> None:
             markup=False,
             emoji=False,
         )
+    _print_more(console, len(report.repaired) - most, "repairs")
     if report.differences:
         table = Table("kind", "what", "Redis", "ledger", "detail", box=None, pad_edge=False)
         for name in (0, 1):
             table.columns[name].overflow = "fold"
             table.columns[name].min_width = 18
-        for each_difference in report.differences:
+        for each_difference in report.differences[:most]:
             # As Text: a key may look like markup, or like the name of an emoji.
             table.add_row(
                 Text(each_difference.kind, style="red"),
@@ -147,9 +174,17 @@ def print_report(report: Report, console: Console) -> None:
                 Text(each_difference.detail),
             )
         console.print(table, highlight=False)
+    _print_more(console, len(report.differences) - most, "differences")
     if report.not_kept:
         console.print(f"this run could not be kept: {report.not_kept}", highlight=False)
     console.print(summary_line(report), highlight=False)
+
+
+def _print_more(console: Console, count: int, what: str) -> None:
+    if count > 0:
+        console.print(
+            f"… and {count:,} more {what}: --json and --html FILE have all", highlight=False
+        )
 
 
 def write_page(report: Report, path: Path) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 
 from api.asgi import Call
-from api.audit_trail import read_ledger
 from api.problems import Problem, Reply, json_reply
 from api.schema import rfc3339
 from engine.settings import Settings
@@ -70,7 +69,7 @@ async def post_reconciliation(call: Call) -> Reply:
 
 async def latest_reconciliation(call: Call) -> Reply:
     """The latest run that was kept. Problem 404 before the first."""
-    rows = await read_ledger(call.state.ledger, "latest_reconciliation", {})
+    rows = await call.state.ledger.rows(call, "latest_reconciliation", {})
     if not rows:
         raise Problem("not_found", "nothing has been reconciled yet; POST /v1/reconciliations does")
     row: dict[str, Any] = rows[0]

@@ -3,22 +3,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 import msgspec
-from psycopg_pool import AsyncConnectionPool
 from redis.exceptions import RedisError
 
 from api.asgi import Call
-from api.audit_trail import read_ledger
 from api.handlers import engine_of
+from api.ledger_reader import Connection, LedgerReader, fetch
 from api.problems import Problem
 from engine.states import PartitionState, Place, RedisState, Waiting
-
-LEDGER_WAIT_S = 3.0
 
 
 class LedgerState(msgspec.Struct, frozen=True):
@@ -98,22 +94,17 @@ Ledger = tuple[dict[int, LedgerState], dict[int, Reconciled], str]
 
 async def _read_ledger(call: Call, partitions: list[int]) -> Ledger:
     """Both by partition, empty where PostgreSQL is away."""
-    reading = asyncio.create_task(_ask_ledger(call.state.ledger, partitions))
-    done, _ = await asyncio.wait([reading], timeout=LEDGER_WAIT_S)
-    if done:
-        return reading.result()
-    # A server that hangs doesn't hear the cancellation either: nobody here waits for that.
-    reading.cancel()
-    return {}, {}, f"PostgreSQL gave no answer within {LEDGER_WAIT_S:g} s"
-
-
-async def _ask_ledger(pool: AsyncConnectionPool[Any], partitions: list[int]) -> Ledger:
     ledgers: dict[int, LedgerState] = {}
+
+    async def read(connection: Connection) -> list[dict[str, Any]]:
+        positions = await fetch(connection, "positions", {})
+        ledgers.update({p: LedgerState() for p in partitions})
+        ledgers.update({row["partition"]: _ledger_state(row) for row in positions})
+        return await fetch(connection, "last_reconciliations", {"partitions": partitions})
+
+    reader: LedgerReader = call.state.ledger
     try:
-        positions = await read_ledger(pool, "positions", {})
-        ledgers = {p: LedgerState() for p in partitions}
-        ledgers |= {row["partition"]: _ledger_state(row) for row in positions}
-        runs = await read_ledger(pool, "last_reconciliations", {"partitions": partitions})
+        runs = await reader.within(call, read)
     except Problem as problem:
         return ledgers, {}, problem.detail
     return ledgers, {row["partition"]: _reconciled(row) for row in runs}, "ok"

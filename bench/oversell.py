@@ -262,10 +262,12 @@ class Service:
         return found
 
     def movements(self, sku: str) -> Iterator[dict[str, Any]]:
-        cursor: str | None = ""
-        while cursor is not None:
+        cursor = ""
+        while True:
             parameters: list[tuple[str, str | int]] = [("sku", sku), ("limit", _MOVEMENTS_A_PAGE)]
             page = self.get("/v1/movements", parameters + ([("cursor", cursor)] if cursor else []))
+            if not page["movements"]:
+                return
             yield from page["movements"]
             cursor = page["next_cursor"]
 

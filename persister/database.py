@@ -29,15 +29,24 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 def connect(url: str) -> Connection:
-    """A connection with explicit transactions. LedgerError where the server can't be reached."""
+    """A connection with explicit transactions, whose settings are its own (query ``session``).
+    LedgerError where the server can't be reached."""
     try:
-        return psycopg.connect(
+        connection = psycopg.connect(
             url,
+            autocommit=True,  # or a rollback would take the settings back
             connect_timeout=3,
             application_name="holdfast",
             client_encoding="UTF8",
             **NOTICE_A_DEAD_HOST,
         )
+        try:
+            connection.execute(QUERIES["session"])
+            connection.autocommit = False
+        except psycopg.Error:
+            connection.close()
+            raise
+        return connection
     except psycopg.OperationalError as error:
         raise LedgerError(f"PostgreSQL can't be reached: {_one_line(error)}") from None
     except psycopg.ProgrammingError as error:
@@ -53,13 +62,15 @@ def migrate(connection: Connection) -> list[str]:
 
     Safe to call from many processes at once. Where nothing is to be applied, reading is all the right
     it takes. A ledger that ``holdfast db init`` has given to its owner is changed as that owner, and
-    what is new gets its grants. LedgerError where the schema is newer than this program, or where
-    this login may not apply what is missing.
+    what is new gets its grants. LedgerError where the schema is newer than this program, where this
+    login may not apply what is missing, or where the ledger is in another schema of the database.
     """
     with connection.transaction():
         pending = _pending(connection)
         if not pending:
             return []
+        if len(pending) == len(migrations()):
+            _refuse_a_second_ledger(connection)
         try:
             with connection.transaction():
                 return _apply(connection)
@@ -111,6 +122,18 @@ def _pending(connection: Connection) -> list[tuple[int, Path]]:
             " run the newer program that made it"
         )
     return [(version, path) for version, path in available if version not in known]
+
+
+def _refuse_a_second_ledger(connection: Connection) -> None:
+    """Before one is made where nobody asked for it: an older program looked where the role's
+    search_path led, and an empty ledger would stand beside the one that Redis belongs to."""
+    found = [row[0] for row in connection.execute(QUERIES["ledgers_elsewhere"])]
+    if found:
+        raise LedgerError(
+            f"schema public of this database has no ledger, but schema {found[0]} has one. To use that,"
+            f" append '?options=-csearch_path%3D{found[0]}' to HOLDFAST_POSTGRES_URL; for a new ledger in"
+            " public append '?options=-csearch_path%3Dpublic'"
+        )
 
 
 _NULL = "\\N"

@@ -83,7 +83,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What a run found: so many stock records and reservations compared, and each that differs.
 
     ``reconciliation_id`` is None where the run could not be kept (``not_kept`` says why) or wasn't
-    meant to be. ``started_at`` is RFC 3339 in UTC.
+    meant to be. ``started_at`` is RFC 3339 in UTC. ``repaired_by``: who asked for the repair.
     """
 
     checked: int
@@ -93,6 +93,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     duration_ms: int
     reconciliation_id: int | None = None
     repaired: list[Repair] = []
+    repaired_by: str | None = None
     not_kept: str | None = None
 
     @property

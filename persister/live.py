@@ -66,10 +66,10 @@ def apply(event: Event, live: dict[str, Live]) -> None:
     elif event.status in ENDING:
         live.pop(reservation_id, None)
     elif reservation_id in live:
-        _change(event, live[reservation_id])
+        change(event, live[reservation_id])
 
 
-def _change(event: Event, held: Live) -> None:
+def change(event: Event, held: Live) -> None:
     """An extend, a repair, or a part of a reservation that stays held."""
     held.seq = event.seq
     if event.type == "repair":

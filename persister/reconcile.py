@@ -37,13 +37,15 @@ def reconcile(
     """Compare every stock record and every live reservation of a partition, in slices of 500.
 
     Waits for the ledger ``wait_s`` at most, all in all. StoreError where the partition is closed (what
-    is in Redis then need not be true). The driver's errors where Redis or PostgreSQL can't be asked.
+    is in Redis then need not be true), LedgerError at once where the ledger has stopped. The driver's
+    errors where Redis or PostgreSQL can't be asked.
     """
     if not read_head(redis, partition).is_open_on(read_server(redis)):
         raise StoreError(f"partition {partition} is closed; reconcile once it is open again")
     started_at = datetime.now(UTC)
     started = time.monotonic()
     sides = Sides(redis, connection, partition, wait_s)
+    sides.check_goes_on()
     stock = StockRun(sides)
     stock.run(on_progress)
     reservations = ReservationRun(sides)

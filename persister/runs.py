@@ -20,23 +20,24 @@ def run(
     partition: int = 0,
     *,
     trigger: str,
-    mend: bool = False,
+    repair_by: str | None = None,
     dry_run: bool = False,
     retention_ms: int,
     wait_s: float = WAIT_S,
 ) -> Report:
-    """Reconcile and keep the run; with ``mend`` repair what can be, and reconcile once more.
+    """Reconcile and keep the run; where ``repair_by`` says who asks for it repair what can be, and reconcile
+    once more. The repairs' events and the run keep that name.
 
     The report is of the last run; ``repaired`` tells what was done before it. A dry run tells what a
     repair would do, and neither does it nor is kept. What ``reconcile`` and ``repair`` raise.
     """
-    with only_repair(connection, partition) if mend else nullcontext():
+    with only_repair(connection, partition) if repair_by else nullcontext():
         reconciliation_id, why = (None, None) if dry_run else _next_id(connection)
         report = reconcile(redis, connection, partition, wait_s=wait_s)
         report = msgspec.structs.replace(report, reconciliation_id=reconciliation_id, not_kept=why)
         if dry_run:
             return msgspec.structs.replace(report, repaired=_planned(report))
-        if not mend or report.clean:
+        if not repair_by or report.clean:
             return _keep(connection, partition, report, trigger)
         name = str(reconciliation_id) if reconciliation_id else f"of {report.started_at}"
         repaired = repair(
@@ -44,11 +45,12 @@ def run(
             connection,
             partition,
             report.differences,
-            found_by=f"reconciliation {name}",
+            found_by=f"reconciliation {name}, repaired by {repair_by}",
             retention_ms=retention_ms,
             wait_s=wait_s,
         )
-        _keep(connection, partition, msgspec.structs.replace(report, repaired=repaired), trigger)
+        report = msgspec.structs.replace(report, repaired=repaired, repaired_by=repair_by)
+        _keep(connection, partition, report, trigger)
         after = run(
             redis,
             connection,
@@ -57,7 +59,7 @@ def run(
             retention_ms=retention_ms,
             wait_s=wait_s,
         )
-        return msgspec.structs.replace(after, repaired=repaired)
+        return msgspec.structs.replace(after, repaired=repaired, repaired_by=repair_by)
 
 
 def _planned(report: Report) -> list[Repair]:
@@ -102,6 +104,7 @@ def _keep(connection: Connection, partition: int, report: Report, trigger: str) 
                 "checked": report.checked,
                 "reservations_checked": report.reservations_checked,
                 "differences": msgspec.json.encode(report.differences).decode(),
+                "repaired_by": report.repaired_by,
                 "repaired": msgspec.json.encode(report.repaired).decode(),
                 "trigger": trigger,
                 "clean": report.clean,

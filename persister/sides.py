@@ -11,7 +11,7 @@ from typing import Any
 from redis import Redis
 
 from engine import keys
-from engine.errors import StoreError
+from engine.errors import LedgerError, StoreError
 from engine.partitions import read_head
 from persister.database import QUERIES, Connection
 from persister.differences import Counters
@@ -58,14 +58,24 @@ class Sides:
         found = self.rows("position")
         return int(found[0][1]) if found else 0
 
+    def check_goes_on(self) -> None:
+        """LedgerError where the ledger has stopped: what is missing there won't come."""
+        found = self.rows("stopped")
+        self.connection.commit()
+        if found and found[0][0]:
+            raise LedgerError(
+                f"the ledger has stopped, so there is nothing to compare until it goes on: {found[0][0]}"
+            )
+
     def wait_for_ledger(self, seq: int) -> int:
         """Wait until the ledger has come to ``seq`` or the patience of this run is over; the seq it
-        has reached."""
+        has reached. LedgerError where it has stopped before."""
         while True:
             reached = self.ledger_seq()
             self.connection.commit()
             if reached >= seq or self.patience_s <= 0:
                 return reached
+            self.check_goes_on()
             began = time.monotonic()
             time.sleep(POLL_S)
             self.patience_s -= time.monotonic() - began

@@ -1,5 +1,28 @@
 -- Every query of the ledger under a name (persister/queries.py reads this file).
 
+-- name: session
+-- What the role, the database, the server or an environment variable may set otherwise. The time limits
+-- first, so that none of them ends this. synchronous_commit: what is committed is trimmed elsewhere. The
+-- schema is public, or what the URL names in its options (source client): two parts whose roles have other
+-- search_paths must not work on two ledgers.
+SET statement_timeout = 0;
+SET lock_timeout = 0;
+SET idle_in_transaction_session_timeout = 0;
+SELECT pg_catalog.set_config(name, CASE name WHEN 'synchronous_commit' THEN 'on'
+  WHEN 'search_path' THEN 'public' ELSE '0' END, false)
+FROM pg_catalog.pg_settings
+WHERE name IN ('idle_session_timeout', 'transaction_timeout')
+  OR name = 'synchronous_commit' AND setting = 'off'
+  OR name = 'search_path' AND source <> 'client';
+SET datestyle = 'ISO, YMD';
+SET timezone = 'UTC';
+SET bytea_output = 'hex';
+SET default_transaction_isolation = 'read committed';
+SET default_transaction_read_only = off
+
+-- name: reader_session
+SELECT set_config('statement_timeout', %(ms)s, false), set_config('default_transaction_read_only', 'on', false)
+
 -- name: lock_partition
 -- The server is to notice after some 15 s that the host of the lease's holder has vanished.
 SELECT pg_try_advisory_lock(1215193670, %(partition)s),
@@ -8,6 +31,9 @@ SELECT pg_try_advisory_lock(1215193670, %(partition)s),
 
 -- name: position
 SELECT epoch, seq FROM positions WHERE partition = %(partition)s
+
+-- name: stopped
+SELECT stopped FROM positions WHERE partition = %(partition)s
 
 -- name: position_for_update
 SELECT epoch, seq, hash FROM positions WHERE partition = %(partition)s FOR UPDATE
@@ -120,17 +146,93 @@ FROM movements
 WHERE partition = %(partition)s AND sku = %(sku)s AND location = %(location)s
   AND seq > %(above)s AND seq <= %(up_to)s
 
--- name: audit_trail
+-- name: movements_after
+-- Of each partition what comes after its place, merged by time. One writer a partition commits its events in the
+-- order of seq (and epoch, which never falls), so nothing appears below a place later on. told_at: the time,
+-- but never back within a partition, so that a page never has a row without those before it.
 SELECT partition, epoch, seq, line, type, sku, location, quantity, on_hand_delta, held_delta,
   quarantined_delta, reservation_id, order_id, reference, reason, occurred_at
-FROM movements
-WHERE (partition, epoch, seq, line) > (%(partition)s, %(epoch)s, %(seq)s, %(line)s)
-  AND (%(sku)s::text IS NULL OR sku = %(sku)s)
-  AND (%(location)s::text IS NULL OR location = %(location)s)
-  AND (%(reservation_id)s::text IS NULL OR reservation_id = %(reservation_id)s)
-  AND (%(order_id)s::text IS NULL OR order_id = %(order_id)s)
-ORDER BY partition, epoch, seq, line
+FROM (
+  SELECT m.*, max(m.occurred_at) OVER (PARTITION BY m.partition ORDER BY m.epoch, m.seq, m.line) AS told_at
+  FROM positions p
+  LEFT JOIN unnest(%(partitions)s::integer[], %(epochs)s::bigint[], %(seqs)s::bigint[],
+    %(lines)s::integer[]) AS place (partition, epoch, seq, line) USING (partition)
+  CROSS JOIN LATERAL (
+    SELECT * FROM movements m
+    WHERE m.partition = p.partition
+      AND (m.epoch, m.seq, m.line) > (coalesce(place.epoch, 0), coalesce(place.seq, 0), coalesce(place.line, 0))
+      AND (%(since)s::timestamptz IS NULL OR m.occurred_at >= %(since)s)
+    ORDER BY m.epoch, m.seq, m.line LIMIT %(limit)s
+  ) AS m
+) AS page
+ORDER BY told_at, partition, epoch, seq, line
 LIMIT %(limit)s
+
+-- name: movements_matching
+-- The same with filters, in the order that their indexes have.
+SELECT partition, epoch, seq, line, type, sku, location, quantity, on_hand_delta, held_delta,
+  quarantined_delta, reservation_id, order_id, reference, reason, occurred_at
+FROM (
+  SELECT m.*, max(m.occurred_at) OVER (PARTITION BY m.partition ORDER BY m.epoch, m.seq, m.line) AS told_at
+  FROM positions p
+  LEFT JOIN unnest(%(partitions)s::integer[], %(epochs)s::bigint[], %(seqs)s::bigint[],
+    %(lines)s::integer[]) AS place (partition, epoch, seq, line) USING (partition)
+  CROSS JOIN LATERAL (
+    SELECT * FROM movements m
+    WHERE m.partition = p.partition
+      AND (m.seq, m.line) > (coalesce(place.seq, 0), coalesce(place.line, 0))
+      AND (%(since)s::timestamptz IS NULL OR m.occurred_at >= %(since)s)
+      AND (%(sku)s::text IS NULL OR m.sku = %(sku)s)
+      AND (%(location)s::text IS NULL OR m.location = %(location)s)
+      AND (%(type)s::text IS NULL OR m.type = %(type)s)
+      AND (%(reservation_id)s::text IS NULL OR m.reservation_id = %(reservation_id)s)
+      AND (%(order_id)s::text IS NULL OR m.order_id = %(order_id)s)
+    ORDER BY m.seq, m.line LIMIT %(limit)s
+  ) AS m
+) AS page
+ORDER BY told_at, partition, epoch, seq, line
+LIMIT %(limit)s
+
+-- name: places_since
+-- Where in each partition the events of that time and later begin: times never run back within it.
+SELECT p.partition, coalesce(e.epoch, p.epoch) AS epoch, coalesce(e.seq, p.seq + 1) AS seq
+FROM positions p
+LEFT JOIN LATERAL (
+  SELECT epoch, seq FROM events e WHERE e.partition = p.partition AND e.occurred_at >= %(since)s
+  ORDER BY e.occurred_at, e.epoch, e.seq LIMIT 1
+) AS e ON true
+
+-- name: reservations_begun
+-- The first line of each reserve, after the places; merged as movements_after is.
+SELECT partition, epoch, seq, 1 AS line, reservation_id
+FROM (
+  SELECT m.*, max(m.occurred_at) OVER (PARTITION BY m.partition ORDER BY m.seq) AS told_at
+  FROM positions p
+  LEFT JOIN unnest(%(partitions)s::integer[], %(epochs)s::bigint[], %(seqs)s::bigint[],
+    %(lines)s::integer[]) AS place (partition, epoch, seq, line) USING (partition)
+  CROSS JOIN LATERAL (
+    SELECT * FROM movements m
+    WHERE m.partition = p.partition AND m.type = 'reserve' AND m.line = 1
+      AND (m.seq, m.line) > (coalesce(place.seq, 0), coalesce(place.line, 0))
+      AND (%(order_id)s::text IS NULL OR m.order_id = %(order_id)s)
+      AND (%(customer_id)s::text IS NULL OR m.customer_id = %(customer_id)s)
+    ORDER BY m.seq LIMIT %(limit)s
+  ) AS m
+) AS page
+ORDER BY told_at, partition, seq
+LIMIT %(limit)s
+
+-- name: events_of_reservations
+-- In order. Extends have no movements.
+SELECT e.partition, e.body::text, (extract(epoch FROM now()) * 1000)::bigint AS now_ms
+FROM (
+  SELECT partition, epoch, seq FROM movements WHERE reservation_id = ANY(%(ids)s::text[])
+  UNION
+  SELECT partition, epoch, seq FROM events
+  WHERE type = 'extend' AND body->>'reservation_id' = ANY(%(ids)s::text[])
+) AS found
+JOIN events e USING (partition, epoch, seq)
+ORDER BY e.partition, e.epoch, e.seq
 
 -- name: live_of
 SELECT reservation_id, order_id, customer_id, fingerprint, created_ms, deadline_ms, seq, lines
@@ -213,6 +315,13 @@ SELECT to_regclass('schema_migrations') IS NOT NULL
 
 -- name: known_migrations
 SELECT version FROM schema_migrations
+
+-- name: ledgers_elsewhere
+SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relname = 'schema_migrations' AND n.nspname <> coalesce(current_schema(), '')
+  AND EXISTS (SELECT FROM pg_class m WHERE m.relnamespace = n.oid AND m.relname = 'movements')
+  AND EXISTS (SELECT FROM pg_settings WHERE name = 'search_path' AND source <> 'client')
+ORDER BY n.nspname
 
 -- name: owners
 SELECT c.relname, r.rolname FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner
@@ -308,13 +417,13 @@ SELECT nextval('reconciliations_reconciliation_id_seq')
 
 -- name: keep_reconciliation
 INSERT INTO reconciliations (reconciliation_id, partition, started_at, finished_at, duration_ms,
-  checked, reservations_checked, differences, repaired, trigger, clean)
+  checked, reservations_checked, differences, repaired, repaired_by, trigger, clean)
 VALUES (%(reconciliation_id)s, %(partition)s, %(started_at)s, now(), %(duration_ms)s, %(checked)s,
-  %(reservations_checked)s, %(differences)s, %(repaired)s, %(trigger)s, %(clean)s)
+  %(reservations_checked)s, %(differences)s, %(repaired)s, %(repaired_by)s, %(trigger)s, %(clean)s)
 
 -- name: latest_reconciliation
 SELECT reconciliation_id, partition, started_at, finished_at, duration_ms, checked,
-  reservations_checked, differences, repaired, trigger, clean
+  reservations_checked, differences, repaired, repaired_by, trigger, clean
 FROM reconciliations ORDER BY reconciliation_id DESC LIMIT 1
 
 -- name: event_up_to

@@ -51,7 +51,7 @@ async def history(client: httpx.AsyncClient, settings: Settings) -> None:
 async def trail(client: httpx.AsyncClient, **query: Any) -> list[dict[str, Any]]:
     answer = await client.get("/v1/movements", params=query)
     assert answer.status_code == 200, answer.text
-    assert answer.json()["next_cursor"] is None
+    assert isinstance(answer.json()["next_cursor"], str)
     movements: list[dict[str, Any]] = answer.json()["movements"]
     return movements
 
@@ -125,11 +125,10 @@ async def test_pages_meet_without_gap_or_overlap(
             answer = await audited.get(f"/v1/movements?limit={limit}{filters}{cursor}")
             page = answer.json()
             assert len(page["movements"]) <= limit
-            found += page["movements"]
-            if page["next_cursor"] is None:
+            if not page["movements"]:
                 break
+            found += page["movements"]
             assert page["next_cursor"].replace("-", "").replace("_", "").isalnum()
-            assert len(page["movements"]) == limit
             cursor = f"&cursor={page['next_cursor']}"
         assert found == everything
 

@@ -30,24 +30,27 @@ from running import (
 
 from engine import keys
 from engine.engine import Engine
+from engine.errors import LedgerError
 from engine.expiry import sweep_until
 from engine.settings import Settings
 from persister import database
 from persister.audit import audit
 from persister.differences import Report
+from persister.ledger import Ledger
 from persister.persister import connect_redis
 from persister.runs import run
+from persister.sides import Sides
 
 pytestmark = [pytest.mark.anyio, on_one_redis]
 TEA = keys.stock(0, "tea", "X")
 
 
-def check(settings: Settings, mend: bool = False) -> Report:
+def check(settings: Settings, repair_by: str | None = None) -> Report:
     with (
         connect_redis(settings.redis_url) as redis,
         database.connect(settings.postgres_url) as connection,
     ):
-        return run(redis, connection, trigger="test", mend=mend, retention_ms=50)
+        return run(redis, connection, trigger="test", repair_by=repair_by, retention_ms=50)
 
 
 @pytest.fixture
@@ -132,6 +135,7 @@ async def test_runs_are_kept_and_told_over_http(filled: Settings, redis: Redis) 
         assert (difference["sku"], difference["location"]) == ("tea", "X")
         assert (difference["redis"]["held"], difference["ledger"]["held"]) == (6, 5)
         latest = (await client.get("/v1/reconciliations/latest")).json()
+        assert latest["repaired_by"] is None
         for name in ("reconciliation_id", "clean", "checked", "reservations_checked",
                      "differences", "started_at", "duration_ms"):  # fmt: skip
             assert latest[name] == report[name]
@@ -157,16 +161,27 @@ def test_the_command_repairs_and_tells_it_as_table_json_and_page(
     assert dry.returncode == 1 and "on_hand -4" in dry.stdout
     assert redis.hget(TEA, "on_hand") == b"104"
     with persisting(filled):
-        done = holdfast("reconcile", "--repair", "--json", environ=environment(filled))
+        nobody = holdfast("reconcile", "--repair", environ=environment(filled))
+        assert (nobody.returncode, nobody.stdout) == (2, "") and "--by NAME" in nobody.stderr
+        empty = holdfast("reconcile", "--repair", "--by", " ", environ=environment(filled))
+        assert (empty.returncode, empty.stdout) == (2, "")
+        assert redis.hget(TEA, "on_hand") == b"104"
+        done = holdfast(
+            "reconcile", "--repair", "--by", "Ada", "--json", environ=environment(filled)
+        )
+        wait_for_ledger(filled)
     report = json.loads(done.stdout)
+    assert report["repaired_by"] == "Ada"
+    told = rows(filled.postgres_url, "SELECT DISTINCT reason FROM movements WHERE type = 'repair'")
+    assert len(told) == 1 and told[0][0].endswith(", repaired by Ada")
     assert (done.returncode, report["clean"]) == (0, True)
     assert [(r["kind"], bool(r["event"])) for r in report["repaired"]] == [("counter_drift", True)]
     assert redis.hget(TEA, "on_hand") == b"100"
     kept = rows(
         filled.postgres_url,
-        "SELECT clean, json_array_length(repaired) FROM reconciliations ORDER BY 1, 2",
+        "SELECT clean, json_array_length(repaired), repaired_by FROM reconciliations ORDER BY 1, 2",
     )
-    assert kept == [(False, 0), (False, 1), (True, 0)]
+    assert kept == [(False, 0, None), (False, 1, "Ada"), (True, 0, None)]
 
 
 def test_without_the_right_to_insert_a_run_says_so_and_goes_on(filled: Settings) -> None:
@@ -205,3 +220,37 @@ def test_daily_runs_at_once_and_ends_by_sigterm_with_0(filled: Settings, tmp_pat
         assert process.wait(20) == 0
     assert len(log.read_text().splitlines()) == 1
     assert holdfast("reconcile", "--daily-at", "25:00").returncode == 2
+
+
+async def test_where_the_ledger_has_stopped_a_run_ends_at_once_and_says_so(
+    filled: Settings, redis: Redis
+) -> None:
+    """Given a Redis that has gone on: the ledger won't come as far, so nobody waits for it."""
+    Partition.of(redis).receive("mug", 5)
+    with database.connect(filled.postgres_url) as connection:
+        Ledger(connection, 0).stop("event 1-3 is missing")
+    with pytest.raises(LedgerError, match=r"has stopped.*event 1-3 is missing"):
+        check(filled)
+    told = holdfast("reconcile", "--repair", "--by", "Ada", environ=environment(filled))
+    assert (told.returncode, told.stdout) == (2, "")
+    assert "event 1-3 is missing" in told.stderr and len(told.stderr.splitlines()) == 1
+    async with in_process(filled) as client:
+        answer = await client.post("/v1/reconciliations")
+    assert "event 1-3 is missing" in check_problem(answer, 503, "unavailable")["detail"]
+
+
+async def test_a_ledger_that_stops_while_a_run_waits_ends_it(
+    filled: Settings, redis: Redis
+) -> None:
+    shop = Partition.of(redis)
+    with (
+        connect_redis(filled.redis_url) as client,
+        database.connect(filled.postgres_url) as connection,
+        database.connect(filled.postgres_url) as other,
+    ):
+        sides = Sides(client, connection, 0, 60.0)
+        sides.check_goes_on()
+        Ledger(other, 0).stop("somebody must look")
+        shop.receive("mug", 5)
+        with pytest.raises(LedgerError, match="somebody must look"):
+            sides.wait_for_ledger(shop.seq())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -180,12 +181,12 @@ def test_what_was_planted_is_found_and_named_and_repaired_by_events(
     assert Partition.dump(_look(redis)) == before
     if not mended:
         with persisting(filled):
-            after = check(filled, wait_s=2, mend=True)
+            after = check(filled, wait_s=2, repair_by="Ada")
         assert not after.clean and found_in(after) <= expected
         assert not any(d.repairable for d in after.differences)
         return
     with persisting(filled):
-        after = check(filled, mend=True)
+        after = check(filled, repair_by="Ada")
     assert after.clean, after
     assert after.repaired and all(r.event for r in after.repaired)
     with database.connect(filled.postgres_url) as connection:
@@ -196,7 +197,13 @@ def test_what_was_planted_is_found_and_named_and_repaired_by_events(
         names = ("on_hand", "held", "quarantined", "seq")
         assert [int(n) for n in redis.hmget(keys.stock(0, sku, "X"), names)] == numbers
     told = rows(filled.postgres_url, "SELECT reason FROM movements WHERE type = 'repair'")
-    assert all("found by reconciliation" in reason for (reason,) in told)
+    assert all(
+        re.search(r"found by reconciliation \d+, repaired by Ada$", reason) for (reason,) in told
+    )
+    kept = rows(
+        filled.postgres_url, "SELECT repaired_by FROM reconciliations WHERE trigger = 'test'"
+    )
+    assert [name for (name,) in kept if name] == ["Ada"]
 
 
 def _look(redis: Redis) -> Partition:
@@ -209,7 +216,7 @@ def _look(redis: Redis) -> Partition:
 def test_a_reservation_given_back_is_told_as_released(filled: Settings, redis: Redis) -> None:
     redis.delete(R1)
     with persisting(filled):
-        assert check(filled, mend=True).clean
+        assert check(filled, repair_by="Ada").clean
         shop = Partition(redis)
         late = shop.one(confirm("r1"))
         assert late.status is Status.ALREADY_RELEASED
@@ -227,5 +234,5 @@ def test_two_repairs_at_once_are_refused(filled: Settings) -> None:
         only_repair(connection, 0),
         pytest.raises(LedgerError, match="another repair"),
     ):
-        check(filled, mend=True)
-    assert check(filled, mend=True).clean
+        check(filled, repair_by="Ada")
+    assert check(filled, repair_by="Ada").clean

@@ -184,7 +184,7 @@ def test_given_repairs_and_a_discarded_event_in_the_ledger_then_they_are_restore
     with persisting(settings):
         wait_for_ledger(settings)
         with database.connect(settings.postgres_url) as connection:
-            mended = run(redis, connection, trigger="test", mend=True, retention_ms=DAY_MS)
+            mended = run(redis, connection, trigger="test", repair_by="Ada", retention_ms=DAY_MS)
         assert mended.clean, mended.differences
         assert {each.event is not None for each in mended.repaired} == {True}
         assert len(mended.repaired) == 6

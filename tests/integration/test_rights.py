@@ -75,7 +75,7 @@ async def test_given_the_documented_rights_when_all_is_used_then_nothing_is_refu
         await engine.call(Reserve(reservation_id="lost", order_id="o", lines=line, ttl_ms=60_000))
         admin.delete(keys.stock(0, "tea", "A"), keys.reservation(0, "lost"))
         with database.connect(postgres_url) as connection, connect_redis(limited_url) as limited:
-            mended = run(limited, connection, trigger="test", mend=True, retention_ms=60_000)
+            mended = run(limited, connection, trigger="test", repair_by="Ada", retention_ms=60_000)
         assert mended.clean and len(mended.repaired) == 3
         await engine.close()
     admin.flushall()

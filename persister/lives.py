@@ -1,0 +1,53 @@
+"""What became of reservations, as their events tell it, long after Redis has forgotten them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from engine.events import Event
+from engine.statuses import State
+from persister.live import ENDING, Live, apply, change
+
+Place = tuple[int, int, int]
+
+
+class Life(msgspec.Struct):
+    """A reservation from its reserve on; ``held`` what it held, and what was taken of each line."""
+
+    held: Live
+    status: State = State.HELD
+
+
+def lives(events: Iterable[Event]) -> dict[Place, Life]:
+    """The lives in these events, by partition, epoch and seq of the reserve that began each.
+
+    The events of a partition in order, those of a reservation all of them. An id that is used again once
+    it is forgotten begins another life.
+    """
+    found: dict[Place, Life] = {}
+    current: dict[tuple[int, str], Life] = {}
+    for event in events:
+        if event.reservation_id is None:
+            continue
+        key = (event.partition, event.reservation_id)
+        if event.type == "reserve":
+            begun: dict[str, Live] = {}
+            apply(event, begun)
+            current[key] = Life(begun[event.reservation_id])
+            found[event.partition, event.epoch, event.seq] = current[key]
+        elif key in current and current[key].status is State.HELD:
+            _go_on(current[key], event)
+    return found
+
+
+def _go_on(life: Life, event: Event) -> None:
+    if event.type in ("extend", "confirm", "release"):
+        change(event, life.held)
+    if event.status not in ENDING:
+        return
+    life.status = State(event.status or "")
+    if event.type == "repair":  # it may have had no units to tell of
+        for line in life.held.lines:
+            line.released = line.quantity - line.confirmed
