@@ -13,9 +13,11 @@ import msgspec
 from rich.console import Console
 
 from api.cli_kit import data_dir_option, fail, json_option, json_text, settings_of_stack
+from api.moments import moment
 from api.schema import rfc3339
 from persister import database
-from persister.audit import audit, read_anchors, write_anchors
+from persister.anchors import read_anchors, write_anchors
+from persister.audit import audit
 
 
 @click.command("audit")
@@ -58,11 +60,13 @@ def audit_command(
         click.echo(json_text(content))
     else:
         for finding in report.findings:
-            click.echo(
-                f"{finding.fault}: partition {finding.partition}, {finding.where}: {finding.detail}"
-            )
+            at = "" if finding.partition is None else f"partition {finding.partition}, "
+            click.echo(f"{finding.fault}: {at}{finding.where}: {finding.detail}")
         for unchecked in report.unchecked:
             click.echo(f"not checked: {unchecked}")
+        for partition, standing in report.positions.items():
+            told = f"stopped: {standing.stopped}" if standing.stopped else "not stopped"
+            click.echo(f"partition {partition}: at event {standing.epoch}-{standing.seq}, {told}")
         count = len(report.findings)
         part = "" if since_ms is None else f" since {rfc3339(since_ms)}"
         click.echo(
@@ -75,9 +79,6 @@ def audit_command(
 
 _WHILES_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _WHILE = re.compile(r"(\d{1,6})([mhd])")
-_MOMENT = re.compile(
-    r"\d{4}-\d\d-\d\d(T\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d))?", re.IGNORECASE
-)
 
 
 def _since_ms(text: str) -> int:
@@ -86,12 +87,7 @@ def _since_ms(text: str) -> int:
     if found:
         ms = int(time.time() * 1000) - int(found[1]) * _WHILES_MS[found[2]]
         return max(0, ms)
-    try:
-        if not _MOMENT.fullmatch(text):
-            raise ValueError
-        moment = datetime.fromisoformat(text.upper())
-        if moment.tzinfo is None:  # a date: it begins in UTC
-            moment = moment.replace(tzinfo=UTC)
-        return max(0, (moment - datetime.fromtimestamp(0, UTC)) // timedelta(milliseconds=1))
-    except (ValueError, OverflowError):
+    found_moment = moment(text)
+    if found_moment is None:
         fail(f"--since {text!r}: it must be such as 2026-11-01, 2026-11-01T08:00:00Z, 24h or 7d")
+    return max(0, (found_moment - datetime.fromtimestamp(0, UTC)) // timedelta(milliseconds=1))

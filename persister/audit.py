@@ -1,8 +1,10 @@
-"""Audit: does the ledger prove itself? Reads every event once, in order, in bounded memory.
+"""Audit: does the ledger prove itself? Reads every event once, in order.
 
 Checked for each partition: the chain of hashes over the events, no gap in seq and no epoch that goes
 back, each event's rows in ``movements`` (all of them, and no other), and that position, balances and
-live reservations are what the events add up to. The first wrong row of each kind is named.
+live reservations are what the events add up to; and that the triggers that refuse changes are there and
+on. The first wrong row of each kind is named. What the events add up to is kept on disk
+(persister/audit_totals.py), so memory grows neither with the history nor with what is held.
 With ``since_ms`` only the events of that time and later are read, on from the hash of the one before.
 """
 
@@ -10,17 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from engine.errors import LedgerError
 from engine.events import Event, from_json
+from persister.anchors import Anchor as Anchor
 from persister.audit_since import begins_at, event_before
+from persister.audit_tables import unprotected
+from persister.audit_totals import Totals, side_by_side
 from persister.chain import CHAIN_START, chain
 from persister.database import QUERIES, Connection
-from persister.live import ENDING, Live, apply, from_row
+from persister.live import from_row
 
 FETCH = 2_000
 #: What a part of the history can't tell.
@@ -42,34 +45,37 @@ class Fault(StrEnum):
     WRONG_BALANCE = "wrong_balance"
     WRONG_LIVE_RESERVATION = "wrong_live_reservation"
     WRONG_ANCHOR = "wrong_anchor"
-
-
-class Anchor(msgspec.Struct, frozen=True):
-    """The head of a partition's chain at some time. Kept elsewhere, it also proves that nobody has
-    rewritten the ledger as a whole, hashes and all."""
-
-    epoch: int
-    seq: int
-    hash: str
+    UNPROTECTED_TABLE = "unprotected_table"
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """The first row of its kind that is wrong, and how many more there are."""
+    """The first row of its kind that is wrong in a partition; of a table as a whole ``partition`` is
+    None."""
 
     fault: Fault
-    partition: int
+    partition: int | None
     where: str
     detail: str
 
 
+class Standing(msgspec.Struct, frozen=True):
+    """How far the ledger of a partition has come by its position; ``stopped`` says why it does not go on."""
+
+    epoch: int
+    seq: int
+    stopped: str | None
+
+
 class AuditReport(msgspec.Struct, frozen=True, kw_only=True):
     """What an audit found. ``anchors``: the chain's head of each partition, for keeping elsewhere; the
-    earlier one where that could not be checked. ``since_ms``: audited from that time on only, and
-    ``unchecked`` says what that left out."""
+    earlier one where that could not be checked. ``positions``: how far each partition has come, and
+    whether it goes on, which is no finding. ``since_ms``: audited from that time on only, and ``unchecked``
+    says what that left out."""
 
     events: int
     findings: list[Finding]
     anchors: dict[int, Anchor]
+    positions: dict[int, Standing] = {}
     since_ms: int | None = None
     unchecked: list[str] = []
 
@@ -98,10 +104,15 @@ def audit(
         audits = [_PartitionAudit(connection, p, earlier.get(p), since_ms) for p in partitions]
         for each in audits:
             each.run(on_progress)
+        weak = unprotected(connection)
     return AuditReport(
         events=sum(each.events for each in audits),
-        findings=[finding for each in audits for finding in each.findings.values()],
+        findings=[
+            *[Finding(Fault.UNPROTECTED_TABLE, None, table, detail) for table, detail in weak],
+            *[finding for each in audits for finding in each.findings.values()],
+        ],
         anchors={each.partition: each.next_anchor() for each in audits if each.head().seq},
+        positions={each.partition: each.standing for each in audits if each.standing},
         since_ms=since_ms,
         unchecked=[
             *([] if since_ms is None else [UNCHECKED]),
@@ -127,11 +138,14 @@ class _PartitionAudit:
         self.findings: dict[Fault, Finding] = {}
         self.chained = CHAIN_START
         self._epoch = self._seq = 0
-        self._balances: dict[tuple[str, str], list[int]] = {}
-        self._live: dict[str, Live] = {}
-        self._deadline_unknown: set[str] = set()
+        self.standing: Standing | None = None
+        self._totals = Totals(None if since_ms is None else self._earlier)
 
     def run(self, on_progress: Callable[[int], None]) -> None:
+        with self._totals:
+            self._run(on_progress)
+
+    def _run(self, on_progress: Callable[[int], None]) -> None:
         if self._since_ms is not None:
             self._begin(self._since_ms)
         movements = _Movements(self._rows("audit_movements"))
@@ -231,74 +245,54 @@ class _PartitionAudit:
         expected = list(_expected_movements(event))
         if rows != expected:
             self._find(Fault.WRONG_MOVEMENTS, where, f"its lines are {expected}, the rows {rows}")
-        self._add(event)
+        self._totals.add(event)
 
-    def _add(self, event: Event) -> None:
-        for line in event.lines:
-            total = self._balances.setdefault((line.sku, line.location), [0, 0, 0, 0])
-            total[0] += line.on_hand_delta
-            total[1] += line.held_delta
-            total[2] += line.quarantined_delta
-            total[3] = event.seq
-        reservation_id = event.reservation_id
-        if self._since_ms is not None and reservation_id and event.status not in ENDING:
-            if event.type != "reserve" and reservation_id not in self._live:
-                self._load_earlier(reservation_id)
-            if event.type in ("reserve", "extend"):
-                self._deadline_unknown.discard(reservation_id)
-        apply(event, self._live)
-
-    def _load_earlier(self, reservation_id: str) -> None:
+    def _earlier(self, reservation_id: str) -> Iterator[Event]:
         """What events before the part say of a reservation; an extend leaves no movement to find it by."""
         values = {**self._place(), "reservation_id": reservation_id}
         for (body,) in self._connection.execute(QUERIES["audit_earlier"], values):
             try:
-                apply(from_json(body.encode()), self._live)
+                yield from_json(body.encode())
             except msgspec.MsgspecError:
                 continue  # before the part: for an audit of the whole
-        self._deadline_unknown.add(reservation_id)
 
     def _check_position(self) -> None:
-        for epoch, seq, kept_hash in self._rows("audit_position"):
+        found = (self._epoch, self._seq, self.chained.hex())
+        for epoch, seq, kept_hash, stopped in self._rows("audit_position"):
+            self.standing = Standing(epoch, seq, stopped)
             kept = (epoch, seq, bytes(kept_hash or b"").hex())
-            found = (self._epoch, self._seq, self.chained.hex())
             if kept != found and (self._seq or seq):
                 self._find(Fault.WRONG_POSITION, "positions", f"it says {kept}, the events {found}")
+        if self.standing is None and self._seq:
+            self._find(Fault.WRONG_POSITION, "positions", f"it is missing; the events say {found}")
+
+    def _missing(self, else_where: str) -> str:
+        return "it is missing" if self._since_ms is None else f"it is missing, or {else_where}"
 
     def _check_balances(self) -> None:
-        expected = self._balances
         known = slice(0 if self._since_ms is None else 3, None)
-        for sku, location, *numbers in self._rows("audit_balances"):
-            total = expected.pop((sku, location), None)
-            if total is None or total[known] != numbers[known]:
+        kept = (((row[0], row[1]), list(row[2:])) for row in self._rows("audit_balances"))
+        for (sku, location), numbers, total in side_by_side(kept, self._totals.balances()):
+            where = f"balance of {sku} at {location}"
+            if numbers is None:
+                self._find(Fault.WRONG_BALANCE, where, self._missing("stands before the events"))
+            elif total is None or total[known] != numbers[known]:
                 detail = f"it says {numbers}, the events {total} (on_hand, held, quarantined, seq)"
-                self._find(Fault.WRONG_BALANCE, f"balance of {sku} at {location}", detail)
-        for sku, location in expected:
-            detail = (
-                "it is missing"
-                if self._since_ms is None
-                else "it is missing, or stands before the events"
-            )
-            self._find(Fault.WRONG_BALANCE, f"balance of {sku} at {location}", detail)
+                self._find(Fault.WRONG_BALANCE, where, detail)
 
     def _check_live(self) -> None:
-        expected = self._live
-        for row in self._rows("audit_live"):
-            kept = from_row(row)
-            found = expected.pop(kept.reservation_id, None)
-            if found is not None and kept.reservation_id in self._deadline_unknown:
-                found.deadline_ms = kept.deadline_ms
-            if kept != found:
-                where = f"live reservation {kept.reservation_id}"
-                self._find(
-                    Fault.WRONG_LIVE_RESERVATION, where, f"it says {kept}, the events {found}"
-                )
-        for reservation_id in expected:
+        kept = ((row[0], from_row(row)) for row in self._rows("audit_live"))
+        for reservation_id, row, expected in side_by_side(kept, self._totals.live()):
             where = f"live reservation {reservation_id}"
-            detail = (
-                "it is missing" if self._since_ms is None else "it is missing, or stands before"
-            )
-            self._find(Fault.WRONG_LIVE_RESERVATION, where, detail)
+            if row is None:
+                self._find(Fault.WRONG_LIVE_RESERVATION, where, self._missing("stands before"))
+                continue
+            found = expected and expected.found
+            if expected and expected.deadline_unknown:
+                expected.found.deadline_ms = row.deadline_ms
+            if row != found:
+                detail = f"it says {row}, the events {found}"
+                self._find(Fault.WRONG_LIVE_RESERVATION, where, detail)
         for (reservation_id,) in self._rows("audit_stale_live"):
             where = f"live reservation {reservation_id}"
             self._find(Fault.WRONG_LIVE_RESERVATION, where, "it stands before its last event")
@@ -342,20 +336,3 @@ class _Movements:
     def left(self) -> tuple[Any, ...] | None:
         """The first row after the last event."""
         return self._next
-
-
-def read_anchors(path: Path) -> dict[int, Anchor]:
-    """Anchors of an earlier audit; empty where there is no file. LedgerError where it can't be read."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[int, Anchor])
-    except FileNotFoundError:
-        return {}
-    except (OSError, msgspec.MsgspecError) as error:
-        raise LedgerError(f"the anchor file {path} can't be read: {error}") from None
-
-
-def write_anchors(path: Path, anchors: Mapping[int, Anchor]) -> None:
-    """Replace the file in one step."""
-    new = path.with_name(path.name + ".new")
-    new.write_bytes(msgspec.json.format(msgspec.json.encode(anchors)) + b"\n")
-    new.replace(path)

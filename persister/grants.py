@@ -35,6 +35,9 @@ WRITES: dict[str, tuple[str, ...]] = {
     "quarantine_discards": ("INSERT",),
 }
 
+#: Tables that nobody may change, not even their owner: each has a trigger that refuses it.
+APPEND_ONLY = ("events", "movements", "quarantine", "quarantine_discards")
+
 
 def owners(connection: psycopg.Connection[Any]) -> dict[str, str]:
     """Who owns each of Holdfast's tables that are there, in the schema that new tables go to."""

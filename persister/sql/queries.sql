@@ -247,15 +247,30 @@ COPY live_reservations (partition, reservation_id, order_id, customer_id, finger
   deadline_ms, seq, lines) FROM STDIN
 
 -- name: audit_partitions
-WITH RECURSIVE found AS (
-  (SELECT partition FROM events ORDER BY partition LIMIT 1)
+-- Every partition that any of the tables has rows of, without reading the tables.
+WITH RECURSIVE found (partition) AS (
+  SELECT least((SELECT min(partition) FROM events), (SELECT min(partition) FROM movements),
+    (SELECT min(partition) FROM positions), (SELECT min(partition) FROM balances),
+    (SELECT min(partition) FROM live_reservations))
   UNION ALL
-  SELECT (SELECT e.partition FROM events e WHERE e.partition > f.partition
-    ORDER BY e.partition LIMIT 1)
+  SELECT least((SELECT min(e.partition) FROM events e WHERE e.partition > f.partition),
+    (SELECT min(m.partition) FROM movements m WHERE m.partition > f.partition),
+    (SELECT min(p.partition) FROM positions p WHERE p.partition > f.partition),
+    (SELECT min(b.partition) FROM balances b WHERE b.partition > f.partition),
+    (SELECT min(l.partition) FROM live_reservations l WHERE l.partition > f.partition))
   FROM found f WHERE f.partition IS NOT NULL
 )
-SELECT partition FROM positions
-UNION SELECT partition FROM found WHERE partition IS NOT NULL ORDER BY partition
+SELECT partition FROM found WHERE partition IS NOT NULL ORDER BY partition
+
+-- name: audit_tables
+SELECT c.relname, t.tgenabled, t.tgtype, t.tgqual IS NULL AND t.tgattr::text = '', p.prosrc,
+  EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid)
+FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = current_schema()
+LEFT JOIN pg_trigger t ON t.tgrelid = c.oid AND t.tgname = c.relname || '_append_only'
+LEFT JOIN pg_proc p ON p.oid = t.tgfoid
+WHERE c.relname = ANY(%(tables)s::text[]) AND c.relkind IN ('r', 'p')
+ORDER BY c.relname
 
 -- name: audit_events
 SELECT epoch, seq, type, (extract(epoch FROM occurred_at) * 1000)::bigint, body::text, hash
@@ -270,15 +285,16 @@ FROM movements WHERE partition = %(partition)s AND (epoch, seq) >= (%(epoch)s, %
 ORDER BY epoch, seq, line
 
 -- name: audit_position
-SELECT epoch, seq, hash FROM positions WHERE partition = %(partition)s
+SELECT epoch, seq, hash, stopped FROM positions WHERE partition = %(partition)s
 
 -- name: audit_balances
 SELECT sku, location, on_hand, held, quarantined, seq FROM balances
-WHERE partition = %(partition)s AND seq >= %(seq)s
+WHERE partition = %(partition)s AND seq >= %(seq)s ORDER BY sku COLLATE "C", location COLLATE "C"
 
 -- name: audit_live
 SELECT reservation_id, order_id, customer_id, fingerprint, created_ms, deadline_ms, seq, lines
 FROM live_reservations WHERE partition = %(partition)s AND seq >= %(seq)s
+ORDER BY reservation_id COLLATE "C"
 
 -- name: audit_stale_live
 SELECT l.reservation_id FROM live_reservations l
