@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -147,6 +148,15 @@ def append_only_file(server: RedisServer) -> Path:
     """The one that is written to: of Redis 6.2, or of 7 and later."""
     (found,) = [*server.directory.glob("*.aof"), *server.directory.glob("*/*.incr.aof")]
     return found
+
+
+async def until_ready(client: httpx.AsyncClient) -> None:
+    """Wait until the engine of this process has reached Redis: on a busy machine that can take longer
+    than the start waits for it."""
+    deadline = time.monotonic() + 30
+    while (await client.get("/health/ready")).status_code != 200:
+        assert time.monotonic() < deadline, "not ready within 30 s"
+        await asyncio.sleep(0.02)
 
 
 def environment(settings: Settings | None = None, **more: str) -> dict[str, str]:

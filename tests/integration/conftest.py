@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import httpx
 import pytest
 from redis import Redis
-from running import NO_POSTGRES, Receive, in_process, open_by_hand, persisting
+from running import NO_POSTGRES, Receive, in_process, open_by_hand, persisting, until_ready
 
 from api.servers import RedisServer, choose_redis
 from engine.settings import Settings
@@ -33,6 +33,7 @@ async def audited(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the application with a persister behind it."""
     with persisting(settings):
         async with in_process(settings) as client:
+            await until_ready(client)
             yield client
 
 

@@ -16,6 +16,7 @@ from running import (
     on_one_redis,
     persisting,
     rows,
+    until_ready,
     wait_for_ledger,
 )
 
@@ -63,10 +64,11 @@ async def filled(settings: Settings) -> Settings:
     ]
     with persisting(settings):
         async with in_process(settings) as client:
+            await until_ready(client)
             todo = operations(chance, 100)
             for part in (receipts, *(todo[i : i + 30] for i in range(0, len(todo), 30))):
                 answer = await client.post("/v1/batch", json={"operations": part})
-                assert answer.status_code == 200
+                assert answer.status_code == 200, answer.text
                 wait_for_ledger(settings)
     return settings
 
