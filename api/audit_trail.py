@@ -19,12 +19,9 @@ from api.cursors import (
 from api.ledger_reader import Connection, fetch
 from api.problems import Problem, Reply, json_reply
 from api.schema import rfc3339
-from engine.events import DISCARD
-from engine.model import MOVEMENT_TYPES
+from engine.events import TYPES
 
 _FILTERS = ("sku", "location", "type", "reservation_id", "order_id")
-#: What can be asked for; an extend or a discard moves nothing, so none of them is ever found.
-TYPES = ("reserve", "extend", "confirm", "release", "expire", *MOVEMENT_TYPES, "repair", DISCARD)
 
 
 async def get_movements(call: Call) -> Reply:
@@ -35,7 +32,7 @@ async def get_movements(call: Call) -> Reply:
     if filters["type"] is not None and filters["type"] not in TYPES:
         raise Problem(
             "invalid_request",
-            f"type: got {filters['type'][:80]!r}; it must be one of {', '.join(TYPES)}",
+            f"type: got {filters['type'][:80]!r}; it must be one of {', '.join(sorted(TYPES))}",
         )
     asked = any(value is not None for value in filters.values())
     query = "movements_matching" if asked else "movements_after"

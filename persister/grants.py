@@ -36,7 +36,7 @@ WRITES: dict[str, tuple[str, ...]] = {
 }
 
 #: Tables that nobody may change, not even their owner: each has a trigger that refuses it.
-APPEND_ONLY = ("events", "movements", "quarantine", "quarantine_discards")
+APPEND_ONLY = ("events", "movements", "quarantine", "quarantine_discards", "adoptions")
 
 
 def owners(connection: psycopg.Connection[Any]) -> dict[str, str]:

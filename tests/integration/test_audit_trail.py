@@ -13,9 +13,9 @@ import pytest
 from ledger_kit import FIRST_MS, event, receipt, write
 from running import NO_POSTGRES, check_problem, in_process, rows
 
-from api.audit_trail import TYPES
 from api.cursors import Places, as_arrays
 from api.schema import rfc3339
+from engine.events import TYPES
 from engine.settings import Settings
 from persister import database
 from persister.queries import QUERIES
