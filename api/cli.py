@@ -14,7 +14,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ import psycopg
 import uvicorn
 import uvloop
 from redis.exceptions import RedisError
-from rich.console import Console
 
 from api import local, orders, replay
 from api.address import check_exposure, listen
@@ -33,29 +31,21 @@ from api.cli_db import db_group
 from api.cli_kit import (
     data_dir_option,
     fail,
-    json_option,
-    json_text,
     read_settings,
     settings_of_stack,
 )
 from api.cli_ledger import audit_command
 from api.cli_quarantine import quarantine_group
-from api.cli_reconcile import print_report, reconcile_command, report_content, run_reconcile
+from api.cli_reconcile import reconcile_command
+from api.cli_replay import replay_command
 from api.cli_restore import restore_command
-from api.replay_summary import print_summary, progress
 from api.servers import ServerError
 from api.transport import Protocol
 from engine.engine import Engine
 from engine.errors import HoldfastError
 from engine.expiry import sweep_until
-from engine.partitions import read_head
-from engine.settings import Settings
-from persister import database
-from persister.ledger import Ledger
-from persister.persister import Persister, connect_redis
+from persister.persister import Persister
 from persister.relay import Relay
-
-LEDGER_PATIENCE_S = 60.0
 
 
 @click.group()
@@ -70,6 +60,7 @@ cli.add_command(db_group)
 cli.add_command(ledger_group)
 cli.add_command(restore_command)
 cli.add_command(quarantine_group)
+cli.add_command(replay_command)
 
 
 @cli.command()
@@ -200,74 +191,6 @@ def env(data_dir: Path | None) -> None:
         click.echo(f"export HOLDFAST_KAFKA_BOOTSTRAP='{settings.kafka_bootstrap}'")
     if servers.http_url:
         click.echo(f"export HOLDFAST_URL='{servers.http_url}'")
-
-
-@cli.command("replay")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--url", help="The running service; else the stack on the data directory.")
-@click.option(
-    "--stock-ratio", default="1.0", show_default=True, help="Opening stock per unit sold."
-)
-@click.option("--location", default="MAIN", show_default=True)
-@click.option("--concurrency", default=256, show_default=True, type=click.IntRange(1, 2000))
-@data_dir_option
-@json_option
-def replay_command(
-    file: Path,
-    url: str | None,
-    stock_ratio: str,
-    location: str,
-    concurrency: int,
-    data_dir: Path | None,
-    as_json: bool,
-) -> None:
-    """Play a file of real orders through the HTTP API, then prove that the ledger agrees."""
-    ratio = _ratio(stock_ratio)
-    plan = orders.read_plan(file, ratio=ratio)
-    settings, servers = settings_of_stack(data_dir)
-    url = url or servers.http_url
-    if url is None:
-        fail("no service runs on this data directory; start one with 'holdfast up' or give --url")
-    with progress(plan, Console(stderr=True)) as on_progress:
-        summary = uvloop.run(
-            replay.run(
-                plan, url=url, location=location, concurrency=concurrency, on_progress=on_progress
-            )
-        )
-    if not as_json:
-        print_summary(summary, Console())
-    _wait_for_ledger(settings, Console(stderr=True))
-    report = run_reconcile(settings, "replay")
-    if as_json:
-        click.echo(json_text({"replay": summary, "reconciliation": report_content(report)}))
-    else:
-        print_report(report, Console())
-    sys.exit(0 if report.clean and summary.exit_code == 0 else 1)
-
-
-def _ratio(text: str) -> Fraction:
-    try:
-        return orders.parse_ratio(text)
-    except ValueError as error:
-        fail(f"--stock-ratio: {error}")
-
-
-def _wait_for_ledger(settings: Settings, console: Console) -> None:
-    """Wait while the ledger comes nearer to Redis; reconcile says if it stopped."""
-    with (
-        database.connect(settings.postgres_url) as connection,
-        connect_redis(settings.redis_url) as redis,
-        console.status("waiting for the ledger") as word,
-    ):
-        nearest, moved_at = sys.maxsize, time.monotonic()
-        while time.monotonic() - moved_at < LEDGER_PATIENCE_S:
-            behind = read_head(redis, 0).position[1] - Ledger(connection, 0).position().seq
-            if behind <= 0:
-                return
-            if behind < nearest:
-                nearest, moved_at = behind, time.monotonic()
-            word.update(f"waiting for the ledger: {behind:,} events to go")
-            time.sleep(0.1)
 
 
 def _on_end(action: Callable[[], None]) -> None:

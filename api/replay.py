@@ -18,7 +18,7 @@ import msgspec
 import orjson
 
 from api.orders import Kind, Movement, Plan, Sale
-from api.replay_summary import Summary, percentile
+from api.replay_summary import Changed, Summary, percentile
 from engine.statuses import RETRYABLE
 
 OPERATIONS_MAX = 2_000
@@ -121,9 +121,7 @@ class _Batch(msgspec.Struct):
 class _Replay:
     """One run: a few senders take what is ready, send it as one batch, and count the answers."""
 
-    def __init__(
-        self, plan: Plan, client: httpx.AsyncClient, url: str, location: str, concurrency: int
-    ) -> None:
+    def __init__(self, plan: Plan, client: httpx.AsyncClient, url: str, concurrency: int) -> None:
         self.units: list[Sale | Movement] = [*plan.openings, *plan.units]
         self.schedule = Schedule(
             [u.lines if isinstance(u, Sale) else (u.sku,) for u in self.units],
@@ -133,7 +131,7 @@ class _Replay:
         self.refusals = {"insufficient_stock"} | ({"unknown_sku"} if not plan.ratio else set())
         self.client = client
         self.url = url.rstrip("/") + "/v1/batch"
-        self.location = location
+        self.location = plan.location
         self.concurrency = concurrency
         self.left = len(self.units)
         self.in_flight = 0
@@ -143,6 +141,7 @@ class _Replay:
         self.counts: Counter[str] = Counter()
         self.unexpected: Counter[str] = Counter()
         self.details: list[str] = []
+        self.changed_invoices: list[Changed] = []
         self.latencies_ms: list[float] = []
 
     async def send(self, on_progress: Callable[[int], None], patience_s: float) -> None:
@@ -252,7 +251,10 @@ class _Replay:
             if first.code == "would_break_holds" and unit.kind is Kind.DAMAGE:
                 # Below ratio 1 the sales may have taken what the file writes off later.
                 movements, units = "write_offs_refused", "units_write_off_refused"
-            elif first.code == "already_applied":
+            elif first.code == "already_applied" or (
+                # A place is opened once, with whatever it was opened then.
+                first.code == "request_mismatch" and unit.kind is Kind.OPENING
+            ):
                 counts["movements_replayed"] += 1
                 return
             elif first.code != "applied":
@@ -267,6 +269,8 @@ class _Replay:
         if first.code in self.refusals and last.code == "unknown_reservation":
             counts["invoices_refused"] += 1
             counts["units_refused"] += quantity
+        elif first.code == "reservation_mismatch":
+            self.changed_invoices.append(Changed(unit.order_id, first.detail))
         elif first.code not in ("reserved", "already_reserved"):
             self._surprise(unit.reservation_id, first)
         elif last.code == "confirmed":
@@ -287,7 +291,6 @@ async def run(
     plan: Plan,
     *,
     url: str,
-    location: str,
     concurrency: int,
     on_progress: Callable[[int], None],
     patience_s: float = PATIENCE_S,
@@ -297,12 +300,12 @@ async def run(
     At most ``concurrency`` units are in flight, and one at least. Raises ReplayError for a url that
     is none, for an answer no running service gives, and after ``patience_s`` without any answer.
     """
-    _check_url(url)
+    check_url(url)
     headers = {"content-type": "application/json"}
     began_s = time.monotonic()
     # A proxy of the environment has no business between us and a service on this machine.
     async with httpx.AsyncClient(timeout=30, trust_env=False, headers=headers) as client:
-        replay = _Replay(plan, client, url, location, max(1, concurrency))
+        replay = _Replay(plan, client, url, max(1, concurrency))
         try:
             async with asyncio.TaskGroup() as senders:
                 for _ in range(REQUESTS_IN_FLIGHT):
@@ -319,6 +322,9 @@ async def run(
             "invoices": invoices,
             "skipped": plan.skipped,
             "broken": plan.broken,
+            "left_out": plan.left_out,
+            "format": plan.format,
+            "changed": tuple(replay.changed_invoices),
             "unexpected": dict(replay.unexpected),
             "unexpected_details": replay.details,
             "seconds": round(seconds, 3),
@@ -331,7 +337,7 @@ async def run(
     )
 
 
-def _check_url(url: str) -> None:
+def check_url(url: str) -> None:
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:

@@ -11,19 +11,37 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
+from api.order_file import Format
 from api.orders import BrokenLine, Plan
 
-BROKEN_SHOWN = 100
+SHOWN_MAX = 20
+
+
+class Changed(msgspec.Struct, frozen=True):
+    """An order that was played before and differs in the file now. It is left as it was played."""
+
+    invoice: str
+    detail: str
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What of a plan the ledger had before: sales, movements (openings too), and what differs."""
+
+    invoices: int
+    movements: int
+    changed: tuple[Changed, ...]
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What became of the file, as answered to this run.
 
     ``…_replayed`` was known already: from an earlier run, or from a sending whose reply got lost.
-    ``invoices`` are the confirmed, refused, replayed and unexpected ones. Latencies are of a unit,
-    from its first sending to its answer.
+    ``invoices`` are the confirmed, refused, replayed and unexpected sales. ``changed`` are orders that were
+    played before and differ now; ``left_out`` are invoices with a broken line. Latencies are of a unit, from
+    its first sending to its answer.
     """
 
+    format: Format
     lines: int
     invoices: int
     openings: int = 0
@@ -45,6 +63,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     movements_replayed: int = 0
     skipped: dict[str, int]
     broken: tuple[BrokenLine, ...]
+    left_out: tuple[str, ...]
+    changed: tuple[Changed, ...]
     unexpected: dict[str, int]
     unexpected_details: tuple[str, ...]
     seconds: float
@@ -53,10 +73,28 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     p95_ms: float
     p99_ms: float
 
+    def with_known(self, known: Known) -> Summary:
+        """The summary of what was new, with what the ledger had before."""
+        return msgspec.structs.replace(
+            self,
+            invoices=self.invoices + known.invoices,
+            invoices_replayed=self.invoices_replayed + known.invoices,
+            movements_replayed=self.movements_replayed + known.movements,
+            changed=(*known.changed, *self.changed),
+        )
+
+    @property
+    def played(self) -> int:
+        """Sales and movements of the file that are in the stock, from this run or an earlier one;
+        opening stock is none of the file's."""
+        now = self.invoices_confirmed + self.returns + self.write_offs + self.found
+        return now + self.invoices_replayed + self.movements_replayed + len(self.changed)
+
     @property
     def exit_code(self) -> int:
-        """0, or 1 if the service answered something that a replay doesn't expect."""
-        return 1 if self.unexpected else 0
+        """0; 1 if a line couldn't be used, nothing at all was played, or the service answered something
+        that a replay doesn't expect."""
+        return 1 if self.unexpected or self.broken or not self.played else 0
 
 
 def percentile(ascending: list[float], percent: int) -> float:
@@ -88,12 +126,19 @@ def progress(plan: Plan, console: Console) -> Iterator[Callable[[int], None]]:
 
 
 def print_summary(summary: Summary, console: Console) -> None:
-    """The summary as a table for a person; broken lines one by one (the first hundred)."""
-    for line in summary.broken[:BROKEN_SHOWN]:
-        console.print(f"line {line.line} skipped: {escape(line.detail)}", highlight=False)
-    if len(summary.broken) > BROKEN_SHOWN:
-        console.print(f"… and {len(summary.broken) - BROKEN_SHOWN:,} more broken lines")
+    """The summary as a table for a person; broken lines and changed orders one by one, the first twenty."""
     s = summary
+    _print_some(
+        [f"line {line.line} can't be used: {line.detail}" for line in s.broken],
+        "broken lines",
+        console,
+    )
+    _print_some([f"invoice {name} is left out whole" for name in s.left_out], "invoices", console)
+    _print_some(
+        [f"invoice {each.invoice} was played otherwise: {each.detail}" for each in s.changed],
+        "changed invoices",
+        console,
+    )
     rows: list[tuple[str, int | None, int | None]] = [
         ("lines of the file", s.lines, None),
         ("opening receipts", s.openings, s.units_opening),
@@ -102,6 +147,7 @@ def print_summary(summary: Summary, console: Console) -> None:
         ("  confirmed", s.invoices_confirmed, s.units_confirmed),
         ("  refused, short of stock", s.invoices_refused, s.units_refused),
         ("  known already", s.invoices_replayed, None),
+        ("changed, left as they were played", len(s.changed), None),
         ("returns", s.returns, s.units_returned),
         ("write-offs", s.write_offs, s.units_written_off),
         ("  refused, short of stock", s.write_offs_refused, s.units_write_off_refused),
@@ -118,6 +164,20 @@ def print_summary(summary: Summary, console: Console) -> None:
     console.print(table)
     for detail in s.unexpected_details:
         console.print(f"  {escape(detail)}", highlight=False)
+    if s.p99_ms:
+        _print_speed(s, console)
+    if not s.played:
+        console.print("nothing of this file was played", highlight=False)
+
+
+def _print_speed(s: Summary, console: Console) -> None:
     speed = f"{s.invoices_per_second:,.0f} invoices a second, {s.seconds:.1f} s in all"
     latency = f"p50 {s.p50_ms:.1f} ms, p95 {s.p95_ms:.1f} ms, p99 {s.p99_ms:.1f} ms a unit"
     console.print(speed, latency, sep="\n", highlight=False)
+
+
+def _print_some(texts: list[str], what: str, console: Console) -> None:
+    for text in texts[:SHOWN_MAX]:
+        console.print(escape(text), highlight=False, soft_wrap=True)
+    if len(texts) > SHOWN_MAX:
+        console.print(f"… and {len(texts) - SHOWN_MAX:,} more {what}", highlight=False)

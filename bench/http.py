@@ -211,7 +211,6 @@ class Service:
                 replay.run(
                     plan,
                     url=self.url,
-                    location="MAIN",
                     concurrency=REPLAY_CONCURRENCY,
                     on_progress=lambda units: None,
                 )

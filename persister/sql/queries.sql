@@ -415,6 +415,23 @@ SELECT reservation_id, sku, location, sum(held_delta)::bigint FROM movements
 WHERE partition = %(partition)s AND reservation_id = ANY(%(ids)s::text[])
 GROUP BY reservation_id, sku, location HAVING sum(held_delta) <> 0
 
+-- name: confirmed_by
+SELECT reservation_id, sku, location, sum(quantity)::bigint, min(customer_id) FROM movements
+WHERE reservation_id = ANY(%(ids)s::text[]) AND type = 'confirm'
+GROUP BY reservation_id, sku, location
+
+-- name: movements_of_references
+SELECT e.body->>'movement_id', m.reference, m.type, m.sku, m.location, m.quantity
+FROM movements m
+JOIN unnest(%(references)s::text[]) AS asked (reference) USING (reference)
+JOIN events e USING (partition, epoch, seq)
+WHERE m.type IN ('receive', 'return', 'damage') AND m.reservation_id IS NULL
+
+-- name: received_as
+SELECT DISTINCT sku FROM movements
+WHERE sku = ANY(%(skus)s::text[]) AND location = %(location)s AND type = 'receive'
+  AND reference = %(reference)s
+
 -- name: events_of_reservation
 SELECT body::text FROM events
 WHERE partition = %(partition)s AND body->>'reservation_id' = %(reservation_id)s
