@@ -67,20 +67,21 @@ def replay_command(
         fail(f"--namespace {namespace!r}: letters, digits and ._- only, 16 at most")
     given = context.get_parameter_source("charge_codes") != click.core.ParameterSource.DEFAULT
     codes = orders.parse_charge_codes(charge_codes) if given else orders.CHARGE_CODES
-    plan = orders.read_plan(
-        file,
-        ratio=_ratio(stock_ratio),
-        location=location,
-        namespace=namespace,
-        charge_codes=codes,
-        partial=partial,
-    )
+    ratio, console = _ratio(stock_ratio), Console(stderr=True)
+    with console.status(f"reading {file.name}"):
+        plan = orders.read_plan(
+            file,
+            ratio=ratio,
+            location=location,
+            namespace=namespace,
+            charge_codes=codes,
+            partial=partial,
+        )
     settings, servers = settings_of_stack(data_dir)
     url = url or servers.http_url
     if url is None:
         fail("no service runs on this data directory; start one with 'holdfast up' or give --url")
     replay.check_url(url)
-    console = Console(stderr=True)
     _tell_format(plan, console)
     new, known = _what_is_new(plan, settings, console)
     with progress(new, console) as on_progress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
-from running import Up, holdfast, rows
+from running import REPOSITORY, Up, environment, holdfast, rows
 
 from engine import keys
 from persister.persister import connect_redis
@@ -208,6 +209,28 @@ def test_what_a_stopped_replay_left_is_played_by_the_next(shop: Shop) -> None:
     assert (summary["invoices_replayed"], summary["invoices_confirmed"]) == (1, 0)
     assert summary["invoices_refused"] == 1  # A was opened by the first file with 6
     assert summary["units_returned"] == 2 and not summary["changed"]
+
+
+def test_two_replays_at_once_play_everything_once(shop: Shop) -> None:
+    shop.path.write_text("\n".join([HEADER, *some_orders(shop), ""]))
+    command = [sys.executable, "-m", "api.cli", "replay", str(shop.path), "--json"]
+    both = [
+        subprocess.Popen(
+            [*command, "--data-dir", str(shop.stack.data_dir)],
+            cwd=REPOSITORY,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    told = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    summaries = [json.loads(output)["replay"] for output, _ in told]
+    assert sum(each["units_confirmed"] for each in summaries) == 13
+    assert sum(each["units_opening"] for each in summaries) == 17
+    check_played(shop)
 
 
 def test_broken_lines_are_named_and_end_with_1(shop: Shop) -> None:
