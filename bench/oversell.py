@@ -8,7 +8,8 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 import httpx
 import msgspec
@@ -84,10 +85,22 @@ class Held(msgspec.Struct):
     left: int = 0
 
 
-class Trail:
-    """The movements of a run's skus, added up in their order."""
+class Moment(NamedTuple):
+    """Units of a sku after an event, at the time of Redis in ms since 1970."""
 
-    def __init__(self) -> None:
+    ms: int
+    available: int
+    held: int
+    on_hand: int
+
+
+class Trail:
+    """The movements of a run's skus, added up in their order. ``timeline``: the units of the ``watched``
+    one, which must be at one location, after each of its events."""
+
+    def __init__(self, watched: str = "") -> None:
+        self.timeline: list[Moment] = []
+        self._watched = watched
         self.places: dict[Place, Position] = defaultdict(Position)
         self.reservations: dict[str, dict[Place, Held]] = defaultdict(lambda: defaultdict(Held))
         self.reserve_seqs: dict[str, set[int]] = defaultdict(set)
@@ -106,8 +119,15 @@ class Trail:
                 self._judge(before)
             before = (movement["seq"], place)
             self._add(movement, place)
+            if place[0] == self._watched:
+                self._watch(movement, self.places[place])
         if before is not None:
             self._judge(before)
+
+    def _watch(self, movement: dict[str, Any], units: Position) -> None:
+        ms = round(datetime.fromisoformat(movement["occurred_at"]).timestamp() * 1000)
+        available = units.on_hand - units.held - units.quarantined
+        self.timeline.append(Moment(ms, available, units.held, units.on_hand))
 
     def _add(self, movement: dict[str, Any], place: Place) -> None:
         kind, units = movement["type"], self.places[place]
@@ -269,7 +289,7 @@ class Service:
             if not page["movements"]:
                 return
             yield from page["movements"]
-            cursor = page["next_cursor"]
+            cursor = page["next_cursor"] if page["movements"] else None  # empty: caught up
 
     def wait_for_ledger(self, deadline_s: float) -> None:
         """Wait until the ledger has all that Redis had decided when this was called."""
@@ -319,19 +339,19 @@ class Service:
 
 
 def audit(
-    service: Service, told: Told, received: dict[Place, int], within_s: float
+    service: Service, told: Told, received: dict[Place, int], within_s: float, watched: str = ""
 ) -> tuple[Trail, list[str]]:
     """The trail of a run and what is wrong. Unauditable where it can't be done in time.
 
     Traffic of others may go on; nobody else may touch the run's skus. Units that come back meanwhile,
-    because holds expire, make it look again.
+    because holds expire, make it look again. ``watched``: see Trail.
     """
     deadline_s = time.monotonic() + within_s
     skus = sorted({sku for sku, _ in received})
     while True:
         before = service.stock(skus)
         service.wait_for_ledger(deadline_s)
-        trail = Trail()
+        trail = Trail(watched)
         for sku in skus:
             trail.add(service.movements(sku))
         stock = service.stock(skus)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,63 +18,15 @@ from locust.exception import StopTest
 from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
 
 from api.address import is_loopback
-from bench.oversell import Place, Service, Told, Trail, Unauditable, audit
+from bench.answers import Answers
+from bench.locust_log import OncePerUser
+from bench.oversell import Place, Service, Told, Unauditable, audit
+from bench.sale_page import Page
+from bench.sizes import PREFIX, Sizes
+from bench.verdict import Ended, missed, text, units_left_csv
 
-_PREFIX = "HOLDFAST_LOCUST_"
 _WORKERS_TELL_WITHIN_S = 60
-_FINDINGS_SHOWN_MAX = 20
-_RANGES = {
-    "users": (1, 100_000),
-    "seconds": (1, 86_400),
-    "units": (1, 10**9),
-    "skus": (1, 1_000),
-    "sku_units": (1, 10**9),
-    "hot": (0, 100),
-    "lost": (0, 100),
-    "abandon_seconds": (1, 86_400),
-    "any_host": (0, 1),
-}
-
-
-class Sizes(msgspec.Struct, frozen=True):
-    """What the environment variables say; bench/locustfile.py describes them. ``users`` 0: by kind."""
-
-    users: int = 0
-    seconds: int = 60
-    units: int = 1_000
-    skus: int = 50
-    sku_units: int = 500
-    hot: int = 70
-    pay: int = 60
-    abandon: int = 20
-    fail: int = 10
-    part: int = 5
-    extend: int = 5
-    lost: int = 5
-    abandon_seconds: int = 10
-    wait_ms: int = 500
-    audit_seconds: int = 600
-    any_host: int = 0
-
-    @classmethod
-    def from_environment(cls, environ: Mapping[str, str]) -> Sizes:
-        """ValueError with what is wrong: an unknown name, a value that is no fitting number."""
-        known = {_PREFIX + name.upper(): name for name in cls.__struct_fields__}
-        values: dict[str, int] = {}
-        for variable, text in environ.items():
-            if not variable.startswith(_PREFIX):
-                continue
-            if variable not in known:
-                raise ValueError(f"{variable} is not a setting; there are: {', '.join(known)}")
-            name = known[variable]
-            least, most = _RANGES.get(name, (0, 10**9))
-            if not (text.isascii() and text.isdecimal() and least <= int(text) <= most):
-                raise ValueError(f"{variable}={text!r}: a whole number from {least} to {most}")
-            values[name] = int(text)
-        sizes = cls(**values)
-        if not any((sizes.pay, sizes.abandon, sizes.fail, sizes.part, sizes.extend)):
-            raise ValueError(f"{_PREFIX}PAY, ABANDON, FAIL, PART, EXTEND: one must be above 0")
-        return sizes
+SPIKE = 1
 
 
 class Sale:
@@ -98,20 +50,37 @@ class Sale:
         self._received: dict[Place, int] = {}
         self._host = default_host
         self.told = Told()
+        self.answers = Answers()
+        self.page = Page()
         self.run = ""
+        self.has_begun = False
+        self._phase = 0
+        self._buyers_left = self._came = 0
+        self._through: set[str] = set()
+        self._rushing: set[str] = set()
         # A line for each request of ours would drown the report.
         logging.getLogger("httpx").setLevel(logging.WARNING)
+        logging.getLogger("locust.runners").addFilter(OncePerUser())
         runner = environment.runner
         hooks = environment.events
         hooks.test_start.add_listener(self._begin)
+        hooks.request.add_listener(
+            lambda name, response_time, exception, **_: self.answers.request(
+                name, response_time, exception
+            )
+        )
         if isinstance(runner, WorkerRunner):
             runner.register_message("tell", self._tell)
+            runner.register_message("phase", self._take_phase)
             hooks.quitting.add_listener(self._tell)
             return
         if isinstance(runner, MasterRunner):
             runner.register_message("told", self._take)
+            runner.register_message("through", lambda msg, **_: self._through.add(msg.node_id))
             hooks.worker_connect.add_listener(lambda client_id, **_: self._workers.add(client_id))
         hooks.test_stop.add_listener(self._end)
+        if environment.web_ui is not None:
+            self.page.put_on(environment.web_ui)
 
     @property
     def sizes(self) -> Sizes:
@@ -139,7 +108,9 @@ class Sale:
     def _begin(self, **_: Any) -> None:
         """Receive the stock, or (a worker) take over the master's run."""
         options = self._options
-        self.told = Told()
+        self.told, self.answers = Told(), Answers()
+        self._phase = self._buyers_left = self._came = 0
+        self._through, self._rushing = set(), set()
         if isinstance(self._environment.runner, WorkerRunner):
             self.run, sizes = options.holdfast_run, options.holdfast_sizes
             self._sizes = Sizes(**sizes)
@@ -160,10 +131,9 @@ class Sale:
         # Workers get the options with each order to spawn, before they begin.
         options.holdfast_run = self.run
         options.holdfast_sizes = msgspec.structs.asdict(self._sizes)
-        values = " ".join(f"{name}={value}" for name, value in options.holdfast_sizes.items())
-        print(f"sale {self.run} on {host}: {values} batch={self.batch}", flush=True)
-        if self._environment.shape_class is not None:
-            self._environment.shape_class.reset_time()
+        print(f"sale {self.run} on {host}: {self._sizes.told()} batch={self.batch}", flush=True)
+        self.page.begin(self.run, self._sizes)
+        self.has_begun = True
 
     def _check(self, host: str) -> None:
         if not 0 <= self.batch <= 2_000:
@@ -172,7 +142,7 @@ class Sale:
             )
         if not self._sizes.any_host and not is_loopback(urlsplit(host).hostname or ""):
             raise ValueError(
-                f"not this machine. A flash sale takes a service's whole capacity: set {_PREFIX}ANY_HOST=1"
+                f"not this machine. A flash sale takes a service's whole capacity: set {PREFIX}ANY_HOST=1"
                 " if that is what you want"
             )
 
@@ -195,6 +165,67 @@ class Sale:
                     raise ValueError(f"could not receive {sku}: {answer.status_code} {answer.text}")
         return received
 
+    # The phases.
+
+    def enter(self, phase: int) -> None:
+        """The shape has come to that part of the sale; workers are told, and how many buyers are theirs."""
+        if phase == self._phase:
+            return
+        self._phase = phase
+        buyers = self._sizes.buyers if phase == SPIKE else 0
+        runner = self._environment.runner
+        if not isinstance(runner, MasterRunner):
+            self._rushing = {"here"} if buyers else set()
+            self._begin_phase(phase, buyers)
+            return
+        there = [client.id for client in runner.clients.all if client.state != STATE_MISSING]
+        for number, client_id in enumerate(there):
+            share = buyers // len(there) + (number < buyers % len(there))
+            if share:
+                self._rushing.add(client_id)
+            runner.send_message("phase", {"phase": phase, "buyers": share}, client_id)
+
+    def _take_phase(self, msg: Any, **_: Any) -> None:
+        self._begin_phase(msg.data["phase"], msg.data["buyers"])
+
+    def _begin_phase(self, phase: int, buyers: int) -> None:
+        self._phase, self._buyers_left = phase, buyers
+        if phase == SPIKE:
+            self.answers.begin_spike()
+        else:
+            self.answers.end_spike()
+
+    @property
+    def in_rush(self) -> bool:
+        """In a spike that is told as a number of buyers."""
+        return bool(self._sizes.buyers) and self._phase == SPIKE
+
+    def buyers(self, at_most: int) -> int:
+        """So many buyers come now; 0 once all of this process's have come."""
+        count = min(at_most, self._buyers_left)
+        self._buyers_left -= count
+        self._came += count
+        return count
+
+    def has_served(self) -> None:
+        """A user has nobody left to buy for."""
+        runner = self._environment.runner
+        if isinstance(runner, WorkerRunner):
+            if self.run not in self._through:
+                self._through.add(self.run)
+                runner.send_message("through", {"run": self.run})
+        else:
+            self._through.add("here")
+
+    @property
+    def rush_is_over(self) -> bool:
+        """Every buyer has come, of the processes that are still there."""
+        runner = self._environment.runner
+        if isinstance(runner, MasterRunner):
+            gone = {client.id for client in runner.clients.all if client.state == STATE_MISSING}
+            return self._phase == SPIKE and self._rushing <= self._through | gone
+        return self._phase == SPIKE and self._rushing <= self._through
+
     # What workers were told.
 
     def _tell(self, **_: Any) -> None:
@@ -204,7 +235,8 @@ class Sale:
             return
         with self._telling:
             runner.stop()
-            runner.send_message("told", {"run": self.run, **self.told.message()})
+            told = {"told": self.told.message(), "answers": self.answers.message()}
+            runner.send_message("told", {"run": self.run, "came": self._came, **told})
 
     def _take(self, msg: Any, **_: Any) -> None:
         if msg.data["run"] == self.run:
@@ -220,9 +252,11 @@ class Sale:
         deadline = time.monotonic() + _WORKERS_TELL_WITHIN_S
         while not there <= self._messages.keys() and time.monotonic() < deadline:
             gevent.sleep(0.05)
-        self.told = Told()
+        self.told, self.answers = Told(), Answers()
         for message in self._messages.values():
-            self.told.merge(message)
+            self.told.merge(message["told"])
+            self.answers.merge(message["answers"])
+            self._came += message["came"]
         return [
             f"worker {client_id} is gone: what its clients were told is not known"
             for client_id in sorted(self._workers - self._messages.keys())
@@ -233,48 +267,41 @@ class Sale:
     def _end(self, **_: Any) -> None:
         if not self._received:
             return
-        received, self._received = self._received, {}
+        received, self._received, self.has_begun = self._received, {}, False
         print(f"sale {self.run}: waiting for the ledger, then auditing", flush=True)
+        self.page.audits()
         start_s = time.monotonic()
+        self.answers.end_spike()
         gone = self._gather()
         service = Service(self._host)
         try:
-            trail, findings = audit(service, self.told, received, self._sizes.audit_seconds)
+            trail, findings = audit(
+                service, self.told, received, self._sizes.audit_seconds, self.hot
+            )
         except Unauditable as error:
             self._exit_with(2)
             print(f"sale {self.run} COULD NOT BE AUDITED: {error}", flush=True)
+            self.page.fail(f"COULD NOT BE AUDITED: {error}")
             return
         finally:
             service.close()
-        findings = gone + findings
-        print(self._report(trail, findings, time.monotonic() - start_s), flush=True)
-        if findings:
+        ended = Ended(
+            self.run,
+            self._sizes,
+            self.hot,
+            self._came,
+            self.answers,
+            self.told,
+            trail,
+            gone + findings,
+            time.monotonic() - start_s,
+        )
+        print(text(ended), flush=True)
+        self.page.end(ended)
+        if self._options.csv_prefix:
+            Path(f"{self._options.csv_prefix}_units_left.csv").write_text(units_left_csv(trail))
+        if ended.findings or missed(ended):
             self._exit_with(1)
 
     def _exit_with(self, code: int) -> None:
         self._environment.process_exit_code = max(self._environment.process_exit_code or 0, code)
-
-    def _report(self, trail: Trail, findings: list[str], took_s: float) -> str:
-        columns = ("received", "on_hand", "held", "confirmed")
-        rows = {"hot sku": [0] * 4, f"{self._sizes.skus} other skus": [0] * 4}
-        hot, others = rows.values()
-        for (sku, _), position in trail.places.items():
-            row = hot if sku == self.hot else others
-            for i, column in enumerate(columns):
-                row[i] += getattr(position, column)
-        told = self.told
-        return "\n".join(
-            [
-                f"oversell audit of {self.run}: {len(told.reservations):,} acknowledged reservations, "
-                f"{trail.count:,} movements, {took_s:.1f} s",
-                f"{'units':16}" + "".join(f"{column:>12}" for column in columns),
-                *(f"{name:16}" + "".join(f"{n:12,}" for n in row) for name, row in rows.items()),
-                *(f"{count:12,} {outcome}" for outcome, count in sorted(told.tally.items())),
-                *([f"{len(told.open_ids):,} without an answer"] if told.open_ids else []),
-                *(f"  {finding}" for finding in findings[:_FINDINGS_SHOWN_MAX]),
-                *(["  ..."] if len(findings) > _FINDINGS_SHOWN_MAX else []),
-                f"OVERSOLD OR LOST: {len(findings):,} findings"
-                if findings
-                else "CLEAN: nothing oversold, nothing lost",
-            ]
-        )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import gevent
 import msgspec
 
+from bench.answers import Answers
 from bench.oversell import Told
 
 if TYPE_CHECKING:
@@ -37,9 +38,10 @@ class Shop:
     Each answers the body of a success, and None for a refusal or where no answer came.
     """
 
-    def __init__(self, http: FastHttpSession, told: Told) -> None:
+    def __init__(self, http: FastHttpSession, told: Told, answers: Answers) -> None:
         self._http = http
         self._told = told
+        self._answers = answers
 
     def stock(self, skus: list[str]) -> None:
         if len(skus) == 1:
@@ -87,6 +89,7 @@ class Shop:
         results: list[dict[str, Any]] = answer["results"]
         for reservation_id, operation, result in zip(ids, operations, results, strict=True):
             self._told.tally[f"{operation['op']}: {result['code']}"] += 1
+            self._answers.operation(result["code"])
             # The outcome of one that is unavailable is not known, as in an answer of its own.
             if result["code"] != "unavailable":
                 self._told.answered(reservation_id, result.get("reservation"))
@@ -127,7 +130,10 @@ class Shop:
                     # Locust counts it by the error it had. The same id, sent again, tells the outcome.
                     wait_s = 0.2
                 else:
-                    answer.failure(f"{answer.status_code} {code} {content.get('detail', '')}")
+                    # Without the detail, which may name an id: Locust has a line for each other text.
+                    failure = f"{answer.status_code} {code}".rstrip()
+                    self._answers.failed(f"{name}: {failure}", content.get("detail", ""))
+                    answer.failure(failure)
                     return content if answer.status_code < 500 else None
             gevent.sleep(wait_s)
         return None

@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import httpx
 import psycopg
 import pytest
 from running import REPOSITORY, environment, eventually, persisting, rows, served
 
+from api.servers import free_port
 from engine import keys
 from engine.settings import Settings
 from persister.persister import connect_redis
@@ -38,7 +40,9 @@ def service(one: Settings, tmp_path: Path) -> Iterator[str]:
 
 
 @contextmanager
-def locust(url: str, *options: str, **sizes: str) -> Iterator[subprocess.Popen[str]]:
+def locust(
+    url: str, *options: str, headless: bool = True, **sizes: str
+) -> Iterator[subprocess.Popen[str]]:
     """A sale as a process; where the test fails meanwhile it is ended."""
     variables = {f"HOLDFAST_LOCUST_{name}": value for name, value in (SMALL | sizes).items()}
     file = str(REPOSITORY / "bench" / "locustfile.py")
@@ -49,8 +53,7 @@ def locust(url: str, *options: str, **sizes: str) -> Iterator[subprocess.Popen[s
             "locust",
             "-f",
             file,
-            "--headless",
-            "--only-summary",
+            *(["--headless", "--only-summary"] if headless else []),
             "-H",
             url,
             *options,
@@ -68,6 +71,11 @@ def locust(url: str, *options: str, **sizes: str) -> Iterator[subprocess.Popen[s
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(30)
+
+
+def shown(output: str) -> dict[str, str]:
+    """What the end tells, by its name."""
+    return dict(re.findall(r"^(\S[\w ():]*?)  +(\S.*)$", output, re.MULTILINE))
 
 
 def ended(process: subprocess.Popen[str], code: int) -> str:
@@ -119,8 +127,111 @@ def test_a_sale_sells_out_and_is_clean(one: Settings, service: str, tmp_path: Pa
     assert "<title>Locust" in Path(f"{report}.html").read_text()
 
 
+def test_so_many_buyers_come_for_so_many_units(one: Settings, service: str, tmp_path: Path) -> None:
+    """Each once; the end tells what they were answered, when it was sold out, and the units over time."""
+    sizes = {"BUYERS": "150", "UNITS": "20", "LOST": "0", "PAY": "100", "ABANDON": "0", "FAIL": "0"}
+    with locust(service, "--csv", str(tmp_path / "sale"), **sizes, MAX_503="0") as process:
+        output = ended(process, 0)
+
+    told = shown(output)
+    assert told["buyers"] == "150 of 150 came for 20 units"
+    asked, refused = (
+        rows(
+            one.postgres_url,
+            "SELECT count(DISTINCT reservation_id) FROM movements"
+            " WHERE sku LIKE 'sale-%%-hot' AND type = 'reserve'",
+        )[0][0],
+        int(told["refused"].partition(" ")[0]),
+    )
+    assert asked >= 20 and refused >= 150 - asked
+    assert told["503s"] == "0" and told["errors"] == "0" and "% of a core" in told["generator"]
+    assert re.fullmatch(r"[\d,]+ requests, p50 .* ms, p95 .* ms, p99 .* ms", told["spike: reserve"])
+    sold_out_s = re.match(r"(\d+\.\d{3}) s after the first", told["sold out"])
+    with (tmp_path / "sale_units_left.csv").open(newline="") as file:
+        units = list(csv.DictReader(file))
+    assert sold_out_s is not None
+    after = [row for row in units if float(row["seconds"]) >= float(sold_out_s[1])]
+    assert after and {row["available"] for row in after} == {"0"}
+    assert "proper args" not in output and "spawn rate is very high" not in output
+
+
+def test_workers_share_the_buyers(one: Settings, service: str) -> None:
+    with locust(service, "--processes", "2", BUYERS="101", UNITS="200", USERS="4") as process:
+        output = ended(process, 0)
+
+    told = shown(output)
+    assert told["buyers"] == "101 of 101 came for 200 units"
+    assert told["sold out"].startswith("never") and "of 2 processes" in told["generator"]
+
+
+def test_a_gate_that_is_missed_ends_the_sale_with_1(one: Settings, service: str) -> None:
+    """Given a Redis that is full for a while."""
+    with locust(service, MAX_503="0") as process, connect_redis(one.redis_url) as redis:
+        try:
+            eventually(
+                "one is paid for",
+                lambda: rows(one.postgres_url, "SELECT 1 FROM movements WHERE type = 'confirm'"),
+            )
+            redis.config_set("maxmemory", "1mb")
+            output = ended(process, 1)
+        finally:
+            redis.config_set("maxmemory", "0")
+
+    number = re.search(r"^503s +(\d+) \(\d+ store_full\)$", output, re.MULTILINE)
+    assert number is not None, output
+    assert f"GATE MISSED: HOLDFAST_LOCUST_MAX_503=0: {number[1]} were answered 503" in output
+    assert "CLEAN: nothing oversold, nothing lost" in output
+
+
+def test_the_audit_is_on_the_web_page(service: str) -> None:
+    """The page goes on asking until the audit is there; the report and the units can be taken away."""
+    port = free_port()
+    options = ("--web-host", "127.0.0.1", "--web-port", str(port))
+    with (
+        locust(service, *options, headless=False, UNITS="5") as process,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as page,
+    ):
+        eventually("the page is there", lambda: answers(page))
+        assert "Sale and audit" in page.get("/").text
+        assert sale_on(page)[1] == {"audit": "no sale has begun"}
+        page.post("/swarm", data={"user_count": "1", "spawn_rate": "1", "host": service})
+        seen: list[tuple[str, str]] = []
+        told = eventually("the audit is there", lambda: audited(page, seen), 90)
+        assert told["audit"] == "CLEAN: nothing oversold, nothing lost"
+        assert "sale-" in told["sale"] and "units=5" in told["settings"]
+        # Locust's page asks no more once the sale has stopped: it must not be told so before.
+        assert [state for state, audit in seen if "then auditing" in audit] != []
+        assert {state for state, audit in seen if "then auditing" in audit} == {"running"}
+        assert "CLEAN" in page.get("/holdfast/report.txt").text
+        assert page.get("/holdfast/units-left.csv").text.startswith("seconds,available")
+        assert page.get("/holdfast/other").status_code == 404
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def answers(page: httpx.Client) -> bool:
+    try:
+        return page.get("/").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def sale_on(page: httpx.Client) -> tuple[str, dict[str, str]]:
+    """The state, and the rows of the tab."""
+    told = page.get("/stats/requests").json()
+    (table,) = told["extended_stats"]
+    return told["state"], {row["what"]: row["result"] for row in table["data"]}
+
+
+def audited(page: httpx.Client, seen: list[tuple[str, str]]) -> dict[str, str] | None:
+    state, told = sale_on(page)
+    seen.append((state, told["audit"]))
+    return told if told["audit"].startswith(("CLEAN", "OVERSOLD", "COULD")) else None
+
+
 def test_workers_with_batches_tell_all_they_were_told(one: Settings, service: str) -> None:
-    with locust(service, "--batch", "50", "--processes", "2", USERS="4", UNITS="5000") as process:
+    sizes = {"USERS": "4", "UNITS": "100", "LOST": "60"}
+    with locust(service, "--batch", "50", "--processes", "2", **sizes) as process:
         output = ended(process, 0)
 
     assert "CLEAN: nothing oversold, nothing lost" in output
