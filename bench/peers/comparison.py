@@ -13,7 +13,7 @@ import msgspec
 
 from api.servers import PostgresServer, RedisServer, choose_redis
 from bench.figures import Figure, Run, figure, in_turn, not_measured, say
-from bench.peers import tigerbeetle, weaknesses
+from bench.peers import at_best, tigerbeetle, weaknesses
 from bench.peers.buyers import Shop, measure
 from bench.peers.holdfast import Holdfast
 from bench.peers.postgres_for_update import PostgresForUpdate
@@ -120,41 +120,35 @@ def show_weaknesses() -> dict[str, dict[str, float]]:
 
 
 def tigerbeetle_figure(seconds: float, repeats: int) -> Figure:
-    """Batches of 8,189, one call after the other; notes tell smaller ones."""
-    what = "Holdfast's engine against TigerBeetle from its Python client, 8,189 a call"
+    """Both at their best, for five seconds a run at least; notes tell the ways and smaller calls."""
+    what = (
+        "Holdfast's engine against TigerBeetle from its Python client, both at their best: 2 client processes"
+        " each, with the size of a call and the number under way that suit it"
+    )
     why = tigerbeetle.why_not()
     if why:
-        known = ", ".join(
-            f"{rate:,}/s in batches of {batch:,}" for batch, rate in tigerbeetle.ELSEWHERE.items()
-        )
-        elsewhere = f"TigerBeetle 0.17.9, measured elsewhere and not here: {known}"
-        return not_measured("tigerbeetle", UNIT, f"{why}. {elsewhere}", what=what)
+        return not_measured("tigerbeetle", UNIT, f"{why}. {tigerbeetle.ELSEWHERE}", what=what)
     with tigerbeetle.address() as address:
-        runs = in_turn(
-            repeats,
-            *[
-                measure_one
-                for batch in tigerbeetle.BATCHES
-                for measure_one in (
-                    partial(_measure_batches, batch, seconds),
-                    partial(measure, TigerBeetle(address, batch), 1, seconds),
-                )
-            ],
+        return at_best.compare(
+            "tigerbeetle",
+            at_best.Side("holdfast", measure_batches, at_best.OURS),
+            at_best.Side(
+                "tigerbeetle",
+                lambda way, s: measure(TigerBeetle(address, way.size), way.calls, s),
+                at_best.THEIRS,
+            ),
+            what=what,
+            seconds=max(seconds, at_best.SECONDS_MIN),
+            repeats=repeats,
         )
-    ours, theirs = runs[::2], runs[1::2]
-    pairs = zip(ours[0], theirs[0], strict=True)
-    made = figure(
-        "tigerbeetle",
-        UNIT,
-        [_with_findings(our, their, "tigerbeetle") for our, their in pairs],
-        theirs[0],
-        what=what,
-    )
-    notes = {}
-    for index, batch in enumerate(tigerbeetle.BATCHES):
-        notes[f"holdfast_batches_of_{batch}"] = _median(ours[index])
-        notes[f"peer_batches_of_{batch}"] = _median(theirs[index])
-    return made if made.value is None else msgspec.structs.replace(made, notes=notes)
+
+
+def measure_batches(way: at_best.Way, seconds: float) -> Run:
+    """Holdfast with two client processes, on a fresh Redis."""
+    with _redis() as url:
+        shop = Holdfast(url, way.size)
+        shop.processes = 2
+        return measure(shop, way.calls, seconds)
 
 
 def _measure(name: str, connections: int, seconds: float, postgres_url: str) -> Run:
@@ -164,11 +158,6 @@ def _measure(name: str, connections: int, seconds: float, postgres_url: str) -> 
         return measure(make(postgres_url), connections, seconds)
     with _redis() as url:
         return measure(make(url), connections, seconds)
-
-
-def _measure_batches(batch: int, seconds: float) -> Run:
-    with _redis() as url:
-        return measure(Holdfast(url, batch), 1, seconds)
 
 
 @contextmanager

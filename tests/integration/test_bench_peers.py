@@ -13,7 +13,8 @@ import bench.peers
 from api.servers import RedisServer
 from bench import memory
 from bench.figures import Run, figure
-from bench.peers import comparison, tigerbeetle, weaknesses
+from bench.peers import at_best, comparison, tigerbeetle, weaknesses
+from bench.peers.at_best import Side, Way
 from bench.peers.buyers import UNITS, Books, Buyer, PeerError, Shop, audit, measure, sell
 from bench.peers.holdfast import Holdfast
 from bench.peers.postgres import connect as connect_postgres
@@ -196,6 +197,49 @@ def test_a_finding_on_either_side_leaves_a_comparison_without_a_value() -> None:
         assert made.findings == (found if made.name == "redis_lock" else found[:1])
     same, best = comparison.compare("redis_lock", runs, (1,), {})
     assert same.audit is best.audit is True
+
+
+def test_both_are_compared_at_their_best() -> None:
+    """Here Holdfast against itself: what suits a side is what did most, of the ways it was tried with."""
+    tried: list[tuple[str, Way]] = []
+
+    def side(name: str, *ways: Way) -> Side:
+        def measured(way: Way, seconds: float) -> Run:
+            tried.append((name, way))
+            return comparison.measure_batches(way, seconds)
+
+        return Side(name, measured, ways)
+
+    ours, theirs = side("ours", Way(1, 2), Way(256, 4)), side("theirs", Way(2, 2))
+    made = at_best.compare(
+        "peer", ours, theirs, what="w", seconds=0.3, repeats=2, same=[Way(10, 2)]
+    )
+    assert (made.audit, made.findings) == (True, []) and made.ratio
+    assert (made.notes["holdfast_a_call"], made.notes["holdfast_calls"]) == (256, 4)
+    assert (made.notes["peer_a_call"], made.notes["peer_calls"]) == (2, 2)
+    assert made.notes["holdfast_batches_of_10"] and made.notes["peer_batches_of_10"]
+    tries = [("ours", Way(1, 2)), ("ours", Way(256, 4)), ("theirs", Way(2, 2))]
+    in_turn = [("ours", Way(256, 4)), ("theirs", Way(2, 2)), ("ours", Way(10, 2))]
+    assert tried == [*tries, *2 * [*in_turn, ("theirs", Way(10, 2))]]
+
+
+def test_a_way_whose_books_are_wrong_is_none_of_the_best() -> None:
+    values = {
+        Way(1, 2): Run(1.0, []),
+        Way(2, 2): Run(9.0, ["one is lost"]),
+        Way(3, 2): Run(2.0, []),
+    }
+    assert at_best.best(Side("x", lambda way, _: values[way], list(values)), 1.0) == Way(3, 2)
+    with pytest.raises(PeerError, match="no way of measuring"):
+        at_best.best(Side("x", lambda way, _: values[way], [Way(2, 2)]), 1.0)
+
+
+def test_calls_of_two_processes_sell_exactly_the_units(one_redis: RedisServer) -> None:
+    shop = Holdfast(one_redis.url, batch=10)
+    shop.processes = 2
+    shop.reset(100)
+    sold = sell(shop, connections=4, seconds=60)
+    assert sold.units == 100 and audit(100, sold.units, shop.books()) == []
 
 
 def test_an_address_of_tigerbeetle_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
