@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check -q
 STAMP  := $(VENV)/.ready
-BENCH  := $(VENV)/.bench
+EXTRAS := $(VENV)/.bench
+BENCH  ?= all
 KAFKA  := $(VENV)/share/kafka
 
 .PHONY: setup run test lab check bench locust clean
@@ -33,31 +34,32 @@ $(STAMP): pyproject.toml Makefile api/kafka.pom.xml $(wildcard requirements/*.tx
 	@touch $(STAMP)
 
 # 260 MB that `make run` does without: Locust, matplotlib, TigerBeetle.
-$(BENCH): $(STAMP)
+$(EXTRAS): $(STAMP)
 	$(PIP) install --require-hashes -r requirements/bench.txt
-	@touch $(BENCH)
+	@touch $(EXTRAS)
 
 run: $(STAMP)
 	$(VENV)/bin/holdfast up --demo
 
-test: $(BENCH)
+test: $(EXTRAS)
 	$(VENV)/bin/python -m pytest -n 3
 
 # What takes longer than a developer waits for: 200 rounds of the storm of frozen processes.
-lab: $(BENCH)
+lab: $(EXTRAS)
 	HOLDFAST_LAB_ROUNDS=$${HOLDFAST_LAB_ROUNDS:-200} $(VENV)/bin/python -m pytest -s tests/reliability/test_freeze_storm.py
 
-check: $(BENCH)
+check: $(EXTRAS)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-bench: $(BENCH)
-	$(VENV)/bin/python -m bench all
+# BENCH: a part and options, as in make bench BENCH='http --seconds 1'.
+bench: $(EXTRAS)
+	$(VENV)/bin/python -m bench $(BENCH)
 
 # A flash sale against a running service, by the web page at 127.0.0.1:8089; docs/load-testing.md has more.
 # LOCUST: options, as in make locust LOCUST='--headless --batch 200'.
-locust: $(BENCH)
+locust: $(EXTRAS)
 	@LOCUST_WEB_HOST=$${LOCUST_WEB_HOST:-127.0.0.1} LOCUST_MASTER_BIND_HOST=$${LOCUST_MASTER_BIND_HOST:-127.0.0.1} \
 	  $(VENV)/bin/locust -f bench/locustfile.py $(LOCUST)
 

@@ -10,14 +10,14 @@ import asyncio
 import gc
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import count, islice
 
 import msgspec
 
 from bench.child import serve
 from engine.engine import Engine
-from engine.model import Confirm, GetStock, Line, Reserve
+from engine.model import Confirm, GetStock, Line, Outcome, Reserve
 from engine.settings import Settings
 from engine.statuses import Status
 
@@ -42,12 +42,13 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
 
 class Done(msgspec.Struct, frozen=True):
     """``count`` commands (reads: skus) in ``seconds``, with ``cpu_s`` of this process; ``other``: those
-    that had not the outcome meant."""
+    that had not the outcome meant; ``unavailable``: those whose outcome Redis told nobody in time."""
 
     count: int
     seconds: float
     cpu_s: float
     other: int
+    unavailable: int = 0
 
 
 class Client:
@@ -57,7 +58,7 @@ class Client:
         self.engine = engine
         self.orders = orders
         self.acknowledged: list[str] = []
-        self.other = 0
+        self.other = self.unavailable = 0
         self._numbers = count()
         self._carts = [self._cart(number) for number in range(orders.skus)]
 
@@ -92,24 +93,28 @@ class Client:
             if o.status is Status.RESERVED
         ]
         self.acknowledged += held
-        self.other += len(commands) - len(held)
+        self._count(outcomes, len(held))
         return held
+
+    def _count(self, outcomes: Sequence[Outcome], meant: int) -> int:
+        """Of these outcomes so many are as meant; that number."""
+        if meant < len(outcomes):
+            unavailable = sum([o.status is Status.UNAVAILABLE for o in outcomes])
+            self.unavailable += unavailable
+            self.other += len(outcomes) - meant - unavailable
+        return meant
 
     async def life(self) -> int:
         """Reserve, then pay."""
         held = await self._hold()
         outcomes = await self.engine.call_all([Confirm(reservation_id=each) for each in held])
-        confirmed = sum([o.status is Status.CONFIRMED for o in outcomes])
-        self.other += len(held) - confirmed
-        return confirmed
+        return self._count(outcomes, sum([o.status is Status.CONFIRMED for o in outcomes]))
 
     async def refuse(self) -> int:
         """Ask for what is sold out."""
         commands = self.reserves(self.orders.at_once)
         outcomes = await self.engine.call_all(commands)
-        refused = sum([o.status is Status.INSUFFICIENT_STOCK for o in outcomes])
-        self.other += len(commands) - refused
-        return refused
+        return self._count(outcomes, sum([o.status is Status.INSUFFICIENT_STOCK for o in outcomes]))
 
     async def look(self) -> int:
         """Is it available? Many skus a call."""
@@ -119,9 +124,7 @@ class Client:
             for i in range(self.orders.at_once)
         ]
         outcomes = await self.engine.call_all([GetStock(sku) for sku in skus])
-        found = sum([o.status is Status.FOUND for o in outcomes])
-        self.other += len(skus) - found
-        return found
+        return self._count(outcomes, sum([o.status is Status.FOUND for o in outcomes]))
 
     async def work(self, until_s: float) -> int:
         """Calls one after the other until then; how much came of them."""
@@ -146,7 +149,8 @@ async def run(orders: Orders) -> tuple[Done, list[str]]:
     counts = await asyncio.gather(*[client.work(until_s) for _ in range(orders.callers)])
     seconds, cpu_s = time.monotonic() - began_s, time.process_time() - began_cpu_s
     await engine.close()
-    return Done(sum(counts), seconds, cpu_s, client.other), client.acknowledged
+    done = Done(sum(counts), seconds, cpu_s, client.other, client.unavailable)
+    return done, client.acknowledged
 
 
 if __name__ == "__main__":

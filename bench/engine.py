@@ -152,6 +152,7 @@ class Work:
             child.go(process)
         redis_s = self._place.redis_cpu_s()
         done, count, client_s, acknowledged, findings = 0.0, 0, 0.0, [], []
+        stalled = 0
         for path, process in clients:
             told = child.told(process, self._seconds + 60)
             result = msgspec.json.decode(told, type=Done)
@@ -159,6 +160,7 @@ class Work:
             count, client_s = count + result.count, client_s + result.cpu_s
             acknowledged += path.read_text().split()
             path.unlink()
+            stalled += result.unavailable
             if result.other:
                 findings.append(f"{result.other} commands had another outcome than was meant")
         redis_s = self._place.redis_cpu_s() - redis_s
@@ -172,7 +174,7 @@ class Work:
         redis, ledger = self._place.redis, self._place.postgres_url
         findings += audit_reservations(redis, ledger, acknowledged)
         findings += audit_stock(redis, ledger)
-        return Run(done * units, findings, notes)
+        return Run(done * units, findings, notes, stalled)
 
     def _client(self, work: str, number: int, orders: dict[str, Any]) -> Any:
         run = f"{next(_runs)}-{number}"

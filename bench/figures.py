@@ -12,11 +12,14 @@ import msgspec
 
 class Run(msgspec.Struct, frozen=True):
     """One run. ``findings``: what its audit found wrong (empty: nothing); None where there is nothing to
-    audit (a bare baseline). ``notes``: what else is worth telling, name to value."""
+    audit (a bare baseline). ``stalled``: commands whose outcome nobody was told because Redis, or the disk
+    that it waits for, stood still (503); such a run measures the stall. ``notes``: what else is worth
+    telling, name to value."""
 
     value: float
     findings: list[str] | None = None
     notes: dict[str, float] = {}
+    stalled: int = 0
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,7 +28,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     value by baseline. ``target`` is one for the ratio where there is a baseline, else for the value;
     ``met`` None where there is none, or where this can't be measured here (then ``value`` is None too and
     ``why`` says why). ``audit``: True clean, False not, None nothing to audit. A figure whose audit is
-    not clean has no value."""
+    not clean has no value; runs that stalled are left out of it, and ``why`` says so."""
 
     name: str
     unit: str
@@ -81,6 +84,12 @@ def figure(
             why="its audit found something wrong",
             findings=findings,
         )
+    why = _stalls(runs)
+    runs = [run for run in runs if not run.stalled]
+    if not runs:
+        return Figure(
+            name=name, unit=unit, what=what, target=target, at_most=at_most, audit=audit, why=why
+        )
     values = [run.value for run in runs]
     value = statistics.median(values)
     base = statistics.median([run.value for run in baseline]) if baseline else None
@@ -101,10 +110,22 @@ def figure(
         at_most=at_most,
         met=met,
         audit=audit,
+        why=why,
         notes={
             note: statistics.median([run.notes[note] for run in runs if note in run.notes])
             for note in sorted(names)
         },
+    )
+
+
+def _stalls(runs: Sequence[Run]) -> str:
+    """What to say of the runs that stalled; '' where none did."""
+    stalled = [run.stalled for run in runs if run.stalled]
+    if not stalled:
+        return ""
+    return (
+        f"{len(stalled)} of {len(runs)} runs left out: Redis or its disk stood still,"
+        f" {sum(stalled):,} commands were answered 503; their audit is clean"
     )
 
 

@@ -47,13 +47,15 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
 
 class Done(msgspec.Struct, frozen=True):
     """``units``: reservations that were acknowledged, or answers of 200 where nothing is reserved;
-    ``statuses``: answers by HTTP status; latencies by percentile in ms."""
+    ``statuses``: answers by HTTP status; ``unavailable``: operations of batches whose outcome is unknown;
+    latencies by percentile in ms."""
 
     units: int
     seconds: float
     statuses: dict[int, int]
     latency_ms: dict[str, float]
     failed: int
+    unavailable: int = 0
 
 
 class Result(msgspec.Struct, frozen=True, gc=False):
@@ -80,6 +82,7 @@ class Load:
         self.units = 0
         self.statuses: dict[int, int] = {}
         self.failed = 0
+        self.unavailable = 0
         self.histogram = HdrHistogram(1, LONGEST_US, 3)
         self.ending_s = float("inf")
         self.free: deque[Connection] = deque()
@@ -121,6 +124,7 @@ class Load:
             held = [i for i, r in zip(ids, results, strict=True) if r.code == "reserved"]
             self.acknowledged += held
             self.units += len(held)
+            self.unavailable += sum([r.code == "unavailable" for r in results])
         elif status == 201:
             self.acknowledged += ids
             self.units += 1
@@ -134,6 +138,7 @@ class Load:
             self.statuses,
             {f"p{p:g}": self.histogram.get_value_at_percentile(p) / 1000 for p in PERCENTILES},
             self.failed,
+            self.unavailable,
         )
 
 

@@ -14,7 +14,8 @@ from rich.console import Console
 from api.servers import ServerError
 from bench import engine, http, memory, peers, pipeline
 from bench.figures import Figure, say
-from bench.machine import machine, versions
+from bench.machine import Watch, machine, versions
+from bench.peers.buyers import PeerError
 from bench.place import BenchError
 from bench.report import draw, write_report
 from bench.table import print_table
@@ -30,12 +31,14 @@ PARTS: dict[str, Callable[[float, int], list[Figure]]] = {
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What ``--json`` writes."""
+    """What ``--json`` writes. ``busy``: why the figures are lower than this machine can do, '' where
+    nothing else was at work."""
 
     machine: dict[str, str]
     versions: dict[str, str]
     settings: dict[str, str]
     figures: list[Figure]
+    busy: str
 
 
 @click.command()
@@ -60,22 +63,27 @@ def main(
     Exit code 0 measured (whether or not targets are met), 1 an audit found something wrong, 2 could not
     measure.
     """
-    began_s = time.monotonic()
+    began_s, watch = time.monotonic(), Watch()
+    if watch.busy_before:
+        say(watch.busy_before)
     figures: list[Figure] = []
     try:
         for name in PARTS if part == "all" else [part]:
             figures += PARTS[name](seconds, repeats)
-    except (BenchError, ServerError) as error:
+    except (BenchError, PeerError, ServerError) as error:
         click.echo(f"bench: {error}", err=True)
         sys.exit(2)
     settings = {"seconds": f"{seconds:g}", "repeats": str(repeats), "part": part}
-    result = Result(machine(), versions(), settings, figures)
+    load = watch.ends()
+    result = Result(machine() | load.told, versions(), settings, figures, load.busy)
     if json_file is not None:
         json_file.write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
     if plots is not None:
         draw(figures, plots)
     if report is not None:
-        write_report(report, result.machine, result.versions, settings, figures)
+        write_report(report, result.machine, result.versions, settings, figures, load.busy)
     print_table(figures, Console())
+    if load.busy:
+        say(load.busy)
     say(f"measured in {time.monotonic() - began_s:.0f} s")
     sys.exit(1 if any(each.audit is False for each in figures) else 0)

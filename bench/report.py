@@ -85,11 +85,14 @@ def write_report(
     versions: dict[str, str],
     settings: dict[str, str],
     figures: list[Figure],
+    busy: str = "",
 ) -> None:
-    """bench/REPORT.md: the latest figures and how to repeat them."""
+    """bench/REPORT.md: the latest figures and how to repeat them; ``busy`` says what disturbed them."""
     head = "| figure | measured | unit | min–max | baseline | ratio | target | verdict |"
     rows = [f"| `{f.name}` | {' | '.join(cells_of(f))} |" for f in figures]
-    what = [f"* `{f.name}`: {f.what}.{' ' + f.why if f.why else ''}" for f in figures if f.what]
+    what = [
+        f"* `{f.name}`: {f.what}.{' ' + f.why + '.' if f.why else ''}" for f in figures if f.what
+    ]
     notes = [
         f"* `{f.name}`: " + ", ".join(f"{name} {value:,.1f}" for name, value in f.notes.items())
         for f in figures
@@ -102,8 +105,8 @@ Made by `python -m bench {settings["part"]} --seconds {settings["seconds"]} --re
 --report bench/REPORT.md --plots bench/plots` (`make bench` runs all parts). Every figure is the median of its
 runs, each in turn with its baseline, everything on the same machine; after each run it is audited: no unit
 oversold, none lost, every acknowledged reservation in Redis and in the ledger. A run that fails its audit
-has no figure.
-
+has no figure. Runs in which Redis or its disk stood still (503) are left out, and told.
+{f"{chr(10)}**{busy}**{chr(10)}" if busy else ""}
 {head}
 |---|---|---|---|---|---|---|---|
 {chr(10).join(rows)}

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
+import psutil
 import pytest
 from kit import Partition
 from redis import Redis
-from running import REPOSITORY, environment, on_one_redis, persisting, wait_for_ledger
+from running import (
+    REPOSITORY,
+    environment,
+    eventually,
+    on_one_redis,
+    persisting,
+    wait_for_ledger,
+)
 
 from bench import engine, http, pipeline
 from bench.figures import Run, figure
+from bench.machine import Watch
 from bench.place import audit_reservations, audit_stock
+from bench.table import verdict
 from engine import keys
 from engine.settings import Settings
 
@@ -39,16 +53,22 @@ def test_a_part_runs_and_every_audit_of_it_passes(
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=600,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
     content = json.loads(written.read_text())
-    assert {"machine", "versions", "settings", "figures"} == set(content)
+    assert {"machine", "versions", "settings", "figures", "busy"} == set(content)
+    assert {"load average before", "steal"} < set(content["machine"])
+    page = (tmp_path / "REPORT.md").read_text()
+    assert "* steal: " in page and ("busy" in page) is bool(content["busy"])
     figures = {each["name"]: each for each in content["figures"]}
     assert set(what) | more <= set(figures)
     for name, each in figures.items():
         assert each["audit"] is True, each
+        if each["value"] is None:  # this machine's disk stood still meanwhile
+            assert "answered 503" in each["why"], each
+            continue
         assert each["min"] <= each["value"] <= each["max"] and each["value"] > 0, each
         assert (each["met"] is None) == (each["target"] is None)
         assert name in ran.stdout and name in (tmp_path / "REPORT.md").read_text()
@@ -78,6 +98,97 @@ def test_the_audit_finds_what_is_missing_and_what_is_oversold(
         ]
         redis.hset(keys.stock(0, "A", "X"), "held", 6)
         assert [f.split(":")[0] for f in found("r1")] == ["A at X", "A at X is oversold"]
+
+
+def test_a_run_in_which_the_disk_stands_still_is_told_as_that() -> None:
+    """Given a Redis that stands still for so long that somebody is answered 503."""
+    with http.Service() as service, ThreadPoolExecutor() as threads:
+        service.receive("hot", 1_000_000)
+        pid = service.redis.info("server")["process_id"]
+        load = threads.submit(service.run, "reserve", 3.0, 16, rate=200.0)
+        url = f"{service.url}/v1/stock/hot"
+        eventually(
+            "the load has begun", lambda: httpx.get(url, trust_env=False).json()["held"] > 10
+        )
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            eventually("it is told", lambda: httpx.get(url, trust_env=False).status_code == 503)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        run = load.result()
+    assert run.findings == [] and run.stalled > 0
+
+
+def test_runs_that_stalled_are_left_out_of_the_figure_and_told() -> None:
+    good, stalled = Run(9.0, [], {"p99": 1.0}), Run(900.0, [], {"p99": 900.0}, stalled=7)
+    made = figure("x", "ms", [good, stalled, good], target=10.0, at_most=True)
+    assert (made.value, made.max, made.met, made.audit) == (9.0, 9.0, True, True)
+    assert made.notes == {"p99": 1.0}
+    assert (
+        made.why.startswith("1 of 3 runs left out: ") and "7 commands were answered 503" in made.why
+    )
+    none = figure("x", "ms", [stalled, stalled], target=10.0, at_most=True)
+    assert (none.value, none.met, none.audit) == (None, None, True)
+    assert verdict(none) == "not measured" and "2 of 2 runs" in none.why
+    lost = figure("x", "ms", [good, Run(1.0, ["one lost"], stalled=7)])
+    assert (lost.audit, lost.findings) == (False, ["one lost"])
+
+
+def test_a_busy_machine_is_told() -> None:
+    """Given other processes that use every core."""
+    watch = Watch()
+    burners = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        for _ in range(os.cpu_count() or 1)
+    ]
+    try:
+        eventually(
+            "each has worked for a while",
+            lambda: all(sum(psutil.Process(b.pid).cpu_times()[:2]) > 0.3 for b in burners),
+        )
+        load, later = watch.ends(), Watch()
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
+    assert load.busy.startswith("The machine was busy with other work: ")
+    assert later.busy_before.startswith("The machine was busy before the run began: ")
+    assert set(load.told) == {
+        "load average before",
+        "cores in use before",
+        "others' share of the cores during the run",
+        "steal",
+    }
+
+
+def test_without_its_extras_it_says_what_to_run() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-S", "-m", "bench", "http"],
+        cwd=REPOSITORY,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "Traceback" not in ran.stderr and "make bench" in ran.stderr
+    assert "-r requirements/bench.txt" in ran.stderr
+
+
+def test_make_bench_takes_a_part_and_options() -> None:
+    def command(*arguments: str) -> str:
+        told = subprocess.run(
+            ["make", "-n", "bench", *arguments],
+            cwd=REPOSITORY,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return told.stdout.splitlines()[-1].partition("-m ")[2]
+
+    assert command() == "bench all"
+    assert command("BENCH=http --seconds 1") == "bench http --seconds 1"
 
 
 def test_a_run_that_fails_its_audit_has_no_figure() -> None:
