@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
@@ -34,9 +35,11 @@ class Answers:
         self.machine: list[float] = []
         self._process = psutil.Process()
         self._began: tuple[float, float] | None = None
+        self._from_s, self._until_s = inf, -inf
 
-    def request(self, name: str, response_ms: float, error: object) -> None:
-        """One request as Locust tells it; ``name`` as bench/shop.py labels it."""
+    def request(self, name: str, response_ms: float, error: object, began_at_s: float) -> None:
+        """One request as Locust tells it; ``name`` as bench/shop.py labels it. One that was begun in the
+        spike is of the spike, whenever its answer came: the slowest come after it."""
         base, _, label = name.partition(" (")
         label = label.removesuffix(")")
         if error:
@@ -46,7 +49,7 @@ class Answers:
         else:
             outcome = "as meant"
         self.outcomes[outcome] += 1
-        if self._began:
+        if self._from_s <= began_at_s <= self._until_s:
             self.spike[base][round(response_ms, 1 if response_ms < 100 else 0)] += 1
 
     def operation(self, code: str) -> None:
@@ -62,12 +65,14 @@ class Answers:
     def begin_spike(self) -> None:
         psutil.cpu_percent()  # from here on
         self._began = time.monotonic(), self._used_s()
+        self._from_s, self._until_s = time.time(), inf
 
     def end_spike(self) -> None:
         if self._began is None:
             return
         began_s, used_s = self._began
         self._began = None
+        self._until_s = time.time()
         self.cores.append((self._used_s() - used_s) / max(0.001, time.monotonic() - began_s))
         self.machine.append(psutil.cpu_percent() / 100)
 

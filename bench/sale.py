@@ -65,8 +65,8 @@ class Sale:
         hooks = environment.events
         hooks.test_start.add_listener(self._begin)
         hooks.request.add_listener(
-            lambda name, response_time, exception, **_: self.answers.request(
-                name, response_time, exception
+            lambda name, response_time, exception, start_time, **_: self.answers.request(
+                name, response_time, exception, start_time
             )
         )
         if isinstance(runner, WorkerRunner):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,7 +56,7 @@ def answers(*requests: tuple[str, float, object]) -> Answers:
     made = Answers()
     made.begin_spike()
     for request in requests:
-        made.request(*request)
+        made.request(*request, time.time())
     made.end_spike()
     return made
 
@@ -100,9 +101,20 @@ def test_percentiles_of_the_spike() -> None:
     assert percentile(Counter({7.0: 1}), 50) == 7 and percentile(Counter(), 99) == 0
     made = answers(*[("reserve", float(ms), None) for ms in range(1, 201)])
     assert shown(ended(made))["spike"] == "200 requests, p50 100 ms, p95 190 ms, p99 198 ms"
-    outside = Answers()
-    outside.request("reserve", 5.0, None)
-    assert shown(ended(outside))["spike"] == "no request"
+
+
+def test_a_request_of_the_spike_is_one_that_began_in_it() -> None:
+    """Its answer may come long after: of the slowest it does."""
+    made, before = Answers(), time.time()
+    made.request("reserve", 5.0, None, time.time())
+    assert shown(ended(made))["spike"] == "no request"
+    made.begin_spike()
+    within = time.time()
+    made.request("reserve", 6.0, None, before)
+    made.end_spike()
+    made.request("reserve", 900.0, None, within)
+    made.request("reserve", 7.0, None, time.time() + 1)
+    assert shown(ended(made))["spike"].startswith("1 requests, p50 900 ms")
 
 
 def test_the_moment_of_the_sell_out_is_that_of_the_ledger() -> None:
