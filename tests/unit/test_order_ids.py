@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api.order_ids import Ids, opening_id
@@ -75,6 +75,7 @@ def test_a_namespace_keeps_the_orders_of_two_shops_apart_and_opens_no_place_agai
     assert orders == {"shop-b/1", "shop-b/C2", "shop-b/3"}
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(INVOICES, st.sampled_from(["", "a", "a-b", "inv"])), unique=True))
 def test_no_two_invoices_share_an_id(orders: list[tuple[str, str]]) -> None:
     found = {Ids(namespace).reservation(invoice) for invoice, namespace in orders}

@@ -319,7 +319,9 @@ _FIELD = st.one_of(
 )
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(rows=st.lists(st.lists(_FIELD, min_size=7, max_size=9), min_size=1), tail=st.binary())
 def test_any_content_is_accounted_for(tmp_path: Path, rows: list[list[str]], tail: bytes) -> None:
     """Given any bytes after a header, when read, then each line is played or skipped, once."""
@@ -341,7 +343,9 @@ _ROW = st.tuples(
 )
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(rows=st.lists(_ROW, min_size=1, max_size=40), tenths=st.integers(0, 20))
 def test_units_are_neither_lost_nor_made(
     tmp_path: Path, rows: list[tuple[int, int, int, bool]], tenths: int

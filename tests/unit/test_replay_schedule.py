@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api.replay import Request, Schedule
@@ -87,6 +87,7 @@ def test_an_empty_plan_has_nothing_to_take() -> None:
     assert send(movements()) == []
 
 
+@settings(deadline=None)
 @given(plans, st.randoms(use_true_random=False), st.integers(1, 8))
 def test_whatever_the_answers_order_each_sku_sees_the_files_order(
     plan: list[tuple[set[str], bool]], chance: object, at_once: int
