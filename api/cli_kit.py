@@ -12,12 +12,14 @@ import click
 import msgspec
 
 from api import local
+from engine.addresses import printable
 from engine.settings import Settings, settings_from
 from persister.outbox import plain
 
 
 def fail(text: object) -> NoReturn:
-    click.echo(f"holdfast: {text}", err=True)
+    lines = [printable(line) for line in str(text).split("\n")]
+    click.echo("holdfast: " + "\n".join(lines), err=True)
     sys.exit(2)
 
 

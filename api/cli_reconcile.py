@@ -28,6 +28,7 @@ from api.cli_kit import (
     json_text,
     settings_of_stack,
 )
+from engine.addresses import printable
 from engine.errors import HoldfastError
 from engine.model import TEXT_PATTERN
 from engine.settings import Settings
@@ -153,7 +154,7 @@ def print_report(report: Report, console: Console) -> None:
         what = f"reservation {each.reservation_id}" if each.reservation_id else each.sku
         told = f" (event {each.event})" if each.event else ""
         console.print(
-            f"{each.kind} {what} {each.location}".rstrip() + f": {each.outcome}{told}",
+            printable(f"{each.kind} {what} {each.location}".rstrip() + f": {each.outcome}{told}"),
             highlight=False,
             markup=False,
             emoji=False,
@@ -168,10 +169,10 @@ def print_report(report: Report, console: Console) -> None:
             # As Text: a key may look like markup, or like the name of an emoji.
             table.add_row(
                 Text(each_difference.kind, style="red"),
-                Text(each_difference.what),
+                Text(printable(each_difference.what)),
                 _side(each_difference.redis),
                 _side(each_difference.ledger),
-                Text(each_difference.detail),
+                Text(printable(each_difference.detail)),
             )
         console.print(table, highlight=False)
     _print_more(console, len(report.differences) - most, "differences")

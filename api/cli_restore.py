@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from redis import ConnectionPool
 from rich.console import Console
 
 from api.cli_kit import data_dir_option, fail, json_option, json_text, settings_of_ledger
-from engine.settings import without_password
+from engine.addresses import redis_fault, without_password
 from persister.restore import restore
 
 
@@ -22,10 +21,8 @@ from persister.restore import restore
 def restore_command(into: str, data_dir: Path | None, as_json: bool) -> None:
     """Rebuild an empty Redis from the ledger and open it: stock, live reservations with their
     deadlines, and what repeated calls are answered. Exit code 0 done, 2 could not be done."""
-    try:
-        ConnectionPool.from_url(into)
-    except ValueError as error:
-        fail(f"--into {without_password(into)}: {error}")
+    if fault := redis_fault(into):
+        fail(f"--into {without_password(into)}: {fault}")
     settings = settings_of_ledger(data_dir)
     with Console(stderr=True).status("restoring") as word:
 

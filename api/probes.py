@@ -12,6 +12,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from api.servers import ServerError
+from engine.addresses import place_of, why
 from engine.scripts import Scripts
 from persister import database
 from persister.ledger import Ledger, Position
@@ -37,7 +38,7 @@ def probe_redis(url: str) -> str:
         raise ServerError(_unreachable("HOLDFAST_REDIS_URL", url, error)) from error
     assert isinstance(info, dict)
     server = "valkey" if "valkey_version" in info else "redis"
-    return f"{server} {info.get(f'{server}_version', '?')} at {_place(url)}"
+    return f"{server} {info.get(f'{server}_version', '?')} at {place_of(url)}"
 
 
 def probe_postgres(url: str) -> str:
@@ -47,7 +48,7 @@ def probe_postgres(url: str) -> str:
             version = connection.info.parameter_status("server_version")
     except (psycopg.Error, ValueError, OSError) as error:
         raise ServerError(_unreachable("HOLDFAST_POSTGRES_URL", url, error)) from error
-    return f"{version} at {_place(url)}"
+    return f"{version} at {place_of(url)}"
 
 
 def probe_kafka(bootstrap: str) -> str:
@@ -112,14 +113,6 @@ def stopped(base_url: str) -> list[str]:
 
 
 def _unreachable(variable: str, url: str, error: Exception) -> str:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return f"{variable}: no server at {_place(url)} ({reason}); start it, or unset the variable"
-
-
-def _place(url: str) -> str:
-    """Host and port, without the password that the URL may hold."""
-    try:
-        address = urlsplit(url)
-        return f"{address.hostname or address.path}{f':{address.port}' if address.port else ''}"
-    except ValueError:
-        return "a URL that can't be read"
+    return (
+        f"{variable}: no server at {place_of(url)} ({why(error)}); start it, or unset the variable"
+    )

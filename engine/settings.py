@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
-from redis import ConnectionPool
 
+from engine.addresses import (
+    kafka_fault,
+    postgres_fault,
+    redis_fault,
+    without_kafka_password,
+    without_password,
+)
 from engine.errors import SettingError
 
 HOUR_MS = 3_600_000
@@ -41,11 +46,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     outbox_max_bytes: int = 1024 * 1024 * 1024
 
 
-def without_password(url: str) -> str:
-    """A URL that can be shown and logged."""
-    return re.sub(r":[^:@/]*@", ":***@", url)
-
-
 def settings_from(environ: Mapping[str, str]) -> Settings:
     """Settings from ``HOLDFAST_…`` variables; SettingError names the one that does not fit."""
     found: dict[str, object] = {}
@@ -61,15 +61,19 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         else:
             found[field.name] = text
     settings = msgspec.convert(found, Settings)
-    try:
-        ConnectionPool.from_url(settings.redis_url)
-    except ValueError as error:
-        raise SettingError(
-            f"HOLDFAST_REDIS_URL is {without_password(settings.redis_url)!r}: {error}; it must be one such as"
-            f" {Settings().redis_url}"
-        ) from None
+    _check("HOLDFAST_REDIS_URL", settings.redis_url, redis_fault, Settings().redis_url)
+    _check("HOLDFAST_POSTGRES_URL", settings.postgres_url, postgres_fault, Settings().postgres_url)
+    if settings.kafka_bootstrap and (fault := kafka_fault(settings.kafka_bootstrap)):
+        shown = without_kafka_password(settings.kafka_bootstrap)
+        raise SettingError(f"HOLDFAST_KAFKA_BOOTSTRAP is {shown!r}; {fault}")
     if settings.partitions != 1:
         raise SettingError(
             f"HOLDFAST_PARTITIONS is {settings.partitions}; 1 is the only value there is yet"
         )
     return settings
+
+
+def _check(name: str, value: str, fault_of: Callable[[str], str | None], such_as: str) -> None:
+    fault = fault_of(value)
+    if fault is not None:
+        raise SettingError(f"{name} is {without_password(value)!r}: {fault}; one such as {such_as}")

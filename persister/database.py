@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 
+from engine.addresses import postgres_fault, without_password
 from engine.errors import LedgerError
 from persister import grants
 from persister.queries import QUERIES as QUERIES
@@ -31,6 +32,8 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 def connect(url: str) -> Connection:
     """A connection with explicit transactions, whose settings are its own (query ``session``).
     LedgerError where the server can't be reached."""
+    if fault := postgres_fault(url):
+        raise LedgerError(f"HOLDFAST_POSTGRES_URL is {without_password(url)}: {fault}")
     try:
         connection = psycopg.connect(
             url,
@@ -49,8 +52,9 @@ def connect(url: str) -> Connection:
         return connection
     except psycopg.OperationalError as error:
         raise LedgerError(f"PostgreSQL can't be reached: {_one_line(error)}") from None
-    except psycopg.ProgrammingError as error:
-        raise LedgerError(f"HOLDFAST_POSTGRES_URL can't be read: {_one_line(error)}") from None
+    except psycopg.ProgrammingError:  # it may repeat what it can't read
+        shown = without_password(url)
+        raise LedgerError(f"HOLDFAST_POSTGRES_URL is {shown}: it can't be read") from None
 
 
 def _one_line(error: Exception) -> str:

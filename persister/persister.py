@@ -17,6 +17,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from engine.addresses import why
 from engine.errors import HoldfastError, PartitionStopped
 from engine.partitions import Head
 from engine.scripts import Scripts
@@ -76,9 +77,9 @@ class Persister:
             except (PartitionStopped, OtherLedger, OtherWriter) as error:
                 self._say(str(error), logging.CRITICAL)
             except (HoldfastError, RedisError, OSError) as error:
-                self._say(str(error), logging.WARNING)
+                self._say(why(error), logging.WARNING)
             except psycopg.Error as error:
-                self._say(f"PostgreSQL: {' '.join(str(error).split())}", logging.WARNING)
+                self._say(f"PostgreSQL: {why(error)}", logging.WARNING)
             except Exception as error:  # whatever it is: the ledger must go on once it is gone
                 self._say(f"unexpected: {error!r}", logging.CRITICAL)
             self._stopping.wait(PAUSE_S)

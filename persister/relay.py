@@ -15,6 +15,7 @@ from contextlib import suppress
 from redis import Redis
 from redis.exceptions import RedisError
 
+from engine.addresses import why
 from engine.errors import HoldfastError, PartitionStopped, StoreError
 from engine.partitions import Head, Server, read_head, read_server
 from engine.scripts import Scripts
@@ -70,7 +71,7 @@ class Relay:
             except (LeaseTaken, Replaced) as error:
                 self._say(str(error), logging.INFO)
             except (HoldfastError, RedisError, OSError) as error:
-                self._say(str(error), logging.WARNING)
+                self._say(why(error), logging.WARNING)
             except Exception as error:  # whatever it is: events must go on once it is gone
                 self._say(f"unexpected: {error!r}", logging.CRITICAL)
             self._stopping.wait(pause_s)

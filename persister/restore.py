@@ -16,11 +16,12 @@ import msgspec
 from redis import Redis
 
 from engine import keys
+from engine.addresses import without_password
 from engine.errors import LedgerError, StoreError
 from engine.model import TTL_MS_MAX
 from engine.partitions import Opening, open_partition, read_head, read_server
 from engine.scripts import Scripts
-from engine.settings import Settings, without_password
+from engine.settings import Settings
 from persister import database
 from persister.audit_since import begins_at, event_before
 from persister.database import QUERIES, Connection

@@ -1,0 +1,215 @@
+"""No part of a password is ever shown, wherever in an address it stands and however the rest is broken."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import psycopg
+import pytest
+from redis import Redis
+from running import environment, holdfast
+
+from api.processes import identify
+from api.servers import RedisServer
+from api.supervisor import State, write_state
+from engine.addresses import (
+    kafka_fault,
+    place_of,
+    postgres_fault,
+    printable,
+    redis_fault,
+    why,
+    without_password,
+)
+from engine.errors import LedgerError, SettingError
+from engine.settings import settings_from
+from persister import database
+
+#: Pieces of passwords; what is shown may hold none of them.
+PIECES = ("hush", "quiet")
+USABLE_REDIS = [
+    "redis://:hush@127.0.0.1:6379/0",
+    "redis://shop:hush@127.0.0.1/1",
+    "redis://shop:hu%73h%40%2Fquiet@[::1]:6379",
+    "redis://shop:hush:quiet@db:6379/0",
+    "redis://shop:hush@quiet@db:6379/0",
+    "redis://db:6379/0?username=shop&password=hush&db=2",
+    "rediss://shop:hush@db:6379/0?ssl_cert_reqs=none",
+    "rediss://db/0?ssl_password=hush",
+    "unix:///run/redis.sock?password=hush",
+    "unix://shop:hush@/run/redis.sock",
+]
+BROKEN_REDIS = [
+    "redis://shop:hush/quiet@db:6379/0",
+    "redis://shop:12/quiet@db:6379/0",
+    "redis://shop:hush?quiet@db:6379/0",
+    "redis://shop:12?quiet@db:6379/0",
+    "redis://shop:hush#quiet@db:6379/0",
+    "redis://shop:12#quiet@db",
+    "redis://:hush@db:99999",
+    "redis://:hush@db:quiet",
+    "redis://shop:hush",
+    "redis://:hush@[db:6379",
+    "redis://:hu\u2100quiet@db",
+    "redis://db:6379/hush",
+    "redis://db/0?passwrd=hush",
+    "shop:hush@db:6379",
+    "http://shop:hush@db",
+    "hush",
+]
+USABLE_POSTGRES = [
+    "postgresql://shop:hush@db/shop",
+    "postgres://shop:hush%40quiet@db:5432/shop?sslmode=require",
+    "postgresql://shop:hush#quiet@db/shop",
+    "postgresql://shop:hush?quiet@db/shop",
+    "postgresql://shop:hush?user=quiet@db/shop",
+    "postgresql://shop:12?dbname=quiet@db/shop",
+    "postgresql://shop%40example:hush@db/shop",
+    "postgresql://shop:hush@one:1,two:2/shop",
+    "postgresql://db/shop?user=shop&password=hush",
+    "postgresql://db/shop?sslkey=/k&sslpassword=hush&passfile=/run/quiet",
+    "host=db user=shop password=hush dbname=shop",
+    "host=db password='hush quiet@/'",
+    "host = db password = hush\\ quiet",
+]
+BROKEN_POSTGRES = [
+    "postgresql://shop:hush@quiet@db/shop",
+    "postgresql://shop:hush/quiet@db/shop",
+    "postgresql://shop:12/quiet@db/shop",
+    "postgresql://shop:hu%zzquiet@db/shop",
+    "postgresql://shop:hush",
+    "host=db password=hush quiet",
+    "host=db password='hush quiet",
+    "host=db passwrd=hush",
+    "shop:hush@db/shop",
+    "hush",
+]
+KAFKA = [
+    "shop:hush@db:9092",
+    "SASL_SSL://shop:hush@db:9092",
+    "db:9092,shop:hush@db:9093",
+    "db:hush",
+]
+
+
+def check_hidden(text: str) -> None:
+    assert not [piece for piece in PIECES if piece in text], text
+
+
+@pytest.mark.parametrize("url", USABLE_REDIS)
+def test_a_redis_url_is_usable_and_shown_without_its_password(url: str) -> None:
+    assert redis_fault(url) is None
+    check_hidden(without_password(url) + place_of(url))
+    assert "***" in without_password(url)
+    assert settings_from({"HOLDFAST_REDIS_URL": url}).redis_url == url
+
+
+@pytest.mark.parametrize("address", USABLE_POSTGRES)
+def test_a_postgresql_address_is_usable_and_shown_without_its_password(address: str) -> None:
+    assert postgres_fault(address) is None
+    check_hidden(without_password(address) + place_of(address))
+    assert "***" in without_password(address)
+    assert settings_from({"HOLDFAST_POSTGRES_URL": address}).postgres_url == address
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("HOLDFAST_REDIS_URL", url) for url in BROKEN_REDIS],
+        *[("HOLDFAST_POSTGRES_URL", address) for address in BROKEN_POSTGRES],
+        *[("HOLDFAST_KAFKA_BOOTSTRAP", brokers) for brokers in KAFKA],
+    ],
+)
+def test_one_that_can_not_be_read_is_refused_at_the_door_by_its_name(name: str, value: str) -> None:
+    with pytest.raises(SettingError, match=f"^{name} is ") as refusal:
+        settings_from({name: value})
+    check_hidden(str(refusal.value))
+    check_hidden(without_password(value) + place_of(value))
+
+
+@pytest.mark.parametrize("address", BROKEN_POSTGRES)
+def test_nor_does_a_connection_repeat_what_libpq_says_of_it(address: str) -> None:
+    with pytest.raises(LedgerError) as refusal:
+        database.connect(address)
+    check_hidden(str(refusal.value))
+
+
+def test_libpq_would_have_repeated_it() -> None:
+    with pytest.raises(psycopg.Error, match="quiet"):
+        psycopg.connect("postgresql://shop:hush@quiet@db.invalid/shop", connect_timeout=2)
+
+
+def test_addresses_without_a_password_are_shown_as_they_are() -> None:
+    for address in (
+        "redis://127.0.0.1:6379/0",
+        "rediss://shop@[::1]:1/0",
+        "unix:///run/redis.sock?db=2",
+        "postgresql://postgres@127.0.0.1:5432/postgres",
+        "postgresql://shop@db/shop?sslmode=require",
+    ):
+        assert without_password(address) == address
+    assert place_of("host=db port=1 password=hush") == "db:1"
+    assert kafka_fault("one:9092, [::1]:9093,two") is None
+
+
+def test_given_a_server_that_repeats_what_it_does_not_know_then_that_is_left_out(
+    redis: Redis, redis_server: RedisServer
+) -> None:
+    with pytest.raises(Exception, match="hush") as refusal:
+        redis.execute_command("AUHT", "shop", "hush")
+    check_hidden(why(refusal.value))
+    assert "unknown command" in why(refusal.value)
+
+
+def test_control_characters_are_escaped_and_letters_are_not() -> None:
+    assert printable("tea\x1b[31m\n\x7f\u202e café 🍵") == "tea\\x1b[31m\\n\\x7f\\u202e café 🍵"
+    assert why(ValueError("two\n lines\x07")) == "two lines\\x07"
+    assert why(ValueError()) == "ValueError"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["up"],
+        ["serve"],
+        ["persister"],
+        ["check"],
+        ["reconcile"],
+        ["audit"],
+        ["restore", "--into", "redis://shop:hush/quiet@db"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_every_command_ends_with_one_line_that_tells_no_password(
+    command: list[str], tmp_path: Path
+) -> None:
+    environ = environment(
+        HOLDFAST_REDIS_URL="redis://127.0.0.1:1/0",
+        HOLDFAST_POSTGRES_URL="postgresql://shop:hush@quiet@db.invalid/shop",
+        HOLDFAST_DATA_DIR=str(tmp_path),
+    )
+    done = holdfast(*command, environ=environ)
+    assert done.returncode == 2
+    assert done.stderr.startswith("holdfast: ") and done.stderr.count("\n") == 1
+    check_hidden(done.stdout + done.stderr)
+
+
+@pytest.mark.parametrize(
+    "password", ["a b", "it's", '"q"', "$HOME", "`id`", "\\", "a&b;c|d", "!x", "*"]
+)
+def test_env_is_quoted_for_the_shell(password: str, tmp_path: Path) -> None:
+    state = State(
+        supervisor=identify(os.getpid()),
+        redis_url=f"redis://127.0.0.1:1/0?password={password}",
+        postgres_url=f"host=127.0.0.1 dbname='{password}'",
+        http_url="http://127.0.0.1:3",
+    )
+    write_state(tmp_path, state)
+    done = holdfast("env", "--data-dir", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    script = done.stdout + 'printf "%s\\n" "$HOLDFAST_REDIS_URL" "$HOLDFAST_POSTGRES_URL"'
+    shell = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    assert shell.stdout.splitlines() == [state.redis_url, state.postgres_url]
+    assert "export HOLDFAST_URL='http://127.0.0.1:3'" in done.stdout
