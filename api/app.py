@@ -18,6 +18,7 @@ from api.ledger_reader import LedgerReader
 from api.metrics import metrics
 from api.reconciliations import Reconciler, latest_reconciliation, post_reconciliation
 from api.reservation_list import get_reservations
+from api.selling import Watch
 from api.status import status
 from engine.engine import Engine
 from engine.errors import StoreError
@@ -70,14 +71,16 @@ def make_app(settings: Settings) -> Application:
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         app.state.ledger = LedgerReader(settings.postgres_url)
         await app.state.ledger.open()
-        connecting = asyncio.create_task(_connect(app, settings))
+        tried = asyncio.Event()
+        connecting = asyncio.create_task(_connect(app, settings, tried))
         watching = asyncio.create_task(app.state.patience.watch())
         # The usual case: Redis is there, and the first request finds the engine ready.
-        await asyncio.wait([connecting], timeout=RECONNECT_S)
+        await tried.wait()
+        selling = asyncio.create_task(app.state.selling.run())
         try:
             yield
         finally:
-            for task in (connecting, watching):
+            for task in (connecting, watching, selling):
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task
@@ -92,11 +95,13 @@ def make_app(settings: Settings) -> Application:
     app.state.settings = settings
     app.state.engine = None
     app.state.patience = Patience()
+    app.state.selling = Watch(lambda: app.state.engine, settings.partitions)
     app.state.reconciler = Reconciler(settings)
     return app
 
 
-async def _connect(app: Starlette, settings: Settings) -> None:
+async def _connect(app: Starlette, settings: Settings, tried: asyncio.Event) -> None:
+    """Until Redis was reached; ``tried`` is set after the first try, which has its time."""
     said = ""
     while app.state.engine is None:
         try:
@@ -105,4 +110,7 @@ async def _connect(app: Starlette, settings: Settings) -> None:
             if str(error) != said:
                 said = str(error)
                 log.error("%s", said)
+        finally:
+            tried.set()
+        if app.state.engine is None:
             await asyncio.sleep(RECONNECT_S)

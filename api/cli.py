@@ -27,6 +27,7 @@ from api import local, orders, replay
 from api.address import check_exposure, listen
 from api.app import make_app
 from api.cli_adopt import ledger_group
+from api.cli_check import check_command
 from api.cli_db import db_group
 from api.cli_kit import (
     data_dir_option,
@@ -41,6 +42,7 @@ from api.cli_replay import replay_command
 from api.cli_restore import restore_command
 from api.servers import ServerError
 from api.transport import Protocol
+from engine.addresses import printable, why
 from engine.engine import Engine
 from engine.errors import HoldfastError
 from engine.expiry import sweep_until
@@ -54,6 +56,7 @@ def cli() -> None:
     """Holdfast, a stock reservation engine."""
 
 
+cli.add_command(check_command)
 cli.add_command(reconcile_command)
 cli.add_command(audit_command)
 cli.add_command(db_group)
@@ -185,12 +188,20 @@ def relay() -> None:
 def env(data_dir: Path | None) -> None:
     """Print the environment variables of a running stack: eval "$(holdfast env)"."""
     settings, servers = settings_of_stack(data_dir)
-    click.echo(f"export HOLDFAST_REDIS_URL='{settings.redis_url}'")
-    click.echo(f"export HOLDFAST_POSTGRES_URL='{settings.postgres_url}'")
-    if settings.kafka_bootstrap:
-        click.echo(f"export HOLDFAST_KAFKA_BOOTSTRAP='{settings.kafka_bootstrap}'")
-    if servers.http_url:
-        click.echo(f"export HOLDFAST_URL='{servers.http_url}'")
+    variables = {
+        "HOLDFAST_REDIS_URL": settings.redis_url,
+        "HOLDFAST_POSTGRES_URL": settings.postgres_url,
+        "HOLDFAST_KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
+        "HOLDFAST_URL": servers.http_url,
+    }
+    for name, value in variables.items():
+        if value:
+            click.echo(f"export {name}={_quoted(value)}")
+
+
+def _quoted(value: str) -> str:
+    """As any POSIX shell takes it for this very value."""
+    return "'" + value.replace("'", "'\\''") + "'"
 
 
 def _on_end(action: Callable[[], None]) -> None:
@@ -204,8 +215,19 @@ def _on_end(action: Callable[[], None]) -> None:
 
 
 def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    logging.Formatter.converter = time.gmtime
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+class _OneLine(logging.Formatter):
+    """A line a message, in UTC; what a foreign key or a server's text may hold steers no terminal."""
+
+    converter = staticmethod(time.gmtime)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        record.message = printable(record.message)
+        return super().formatMessage(record)
 
 
 def run() -> None:
@@ -215,9 +237,9 @@ def run() -> None:
     except (HoldfastError, ServerError, orders.OrderFileError, replay.ReplayError) as error:
         fail(error)
     except RedisError as error:
-        fail(f"Redis: {' '.join(str(error).split())}")
+        fail(f"Redis: {why(error)}")
     except psycopg.Error as error:
-        fail(f"PostgreSQL: {' '.join(str(error).split())}")
+        fail(f"PostgreSQL: {why(error)}")
     except OSError as error:
         fail(error)
     except Exception as error:

@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from api import plain, schema
 from api.asgi import Call, Unreadable, check_content_type, decode, decode_json
 from api.problems import HTTP_STATUS, PROBLEMS, Problem, Reply, json_reply, refuse
+from engine.addresses import why
 from engine.engine import Engine
 from engine.model import (
     ID_PATTERN,
@@ -251,7 +252,7 @@ async def ready(call: Call) -> Reply:
     try:
         states = await engine_of(call).states()
     except (RedisError, OSError) as error:
-        raise Problem("unavailable", f"Redis did not answer: {error}") from None
+        raise Problem("unavailable", f"Redis did not answer: {why(error)}") from None
     closed = [state.partition for state in states if not state.open]
     if closed:
         return refuse("partition_closed", f"closed partitions: {closed}", partitions=closed)

@@ -13,6 +13,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from api.asgi import Call, Disconnected
 from api.problems import Problem
+from engine.addresses import why
 from persister.database import NOTICE_A_DEAD_HOST, QUERIES
 
 READ_WITHIN_S = 3.0
@@ -93,8 +94,9 @@ class LedgerReader:
                 raise Disconnected
             raise _too_slow()
         except _AWAY as error:
-            why = " ".join(str(error).split())
-            raise Problem("unavailable", f"the ledger can't be read right now: {why}") from None
+            raise Problem(
+                "unavailable", f"the ledger can't be read right now: {why(error)}"
+            ) from None
         finally:
             leaving.cancel()
             if not reading.done():

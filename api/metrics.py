@@ -34,6 +34,14 @@ GAUGES: dict[str, tuple[tuple[str, ...], str]] = {
     "holdfast_redis_maxmemory_bytes": ((), "Memory that Redis may use; 0 is no limit."),
     "holdfast_outbox_max_events": ((), "With so many events in an outbox reserves are refused."),
     "holdfast_outbox_max_bytes": ((), "With so many bytes in an outbox reserves are refused."),
+    "holdfast_selling": (
+        _OF_PARTITION,
+        "1 while a reserve in the partition would be decided, else 0.",
+    ),
+    "holdfast_overdue_seconds": (
+        _OF_PARTITION,
+        "How long ago the oldest deadline passed that nobody has swept; 0 where there is none.",
+    ),
     "holdfast_partition_open": (_OF_PARTITION, "1 while the partition takes writes."),
     "holdfast_partition_epoch": (_OF_PARTITION, "Epoch of the partition."),
     "holdfast_partition_seq": (_OF_PARTITION, "Seq of the last event."),
@@ -119,7 +127,9 @@ def _of_redis(redis: RedisState) -> Iterator[Value]:
 
 def _of_partition(each: PartitionSnapshot) -> Iterator[tuple[str, float | None]]:
     state, ledger, reconciled = each.redis, each.ledger, each.reconciled
+    yield "holdfast_selling", each.not_selling is None
     if state is not None:
+        yield "holdfast_overdue_seconds", state.overdue_ms / 1000
         yield "holdfast_partition_open", state.open
         yield "holdfast_partition_epoch", state.epoch
         yield "holdfast_partition_seq", state.seq

@@ -14,6 +14,8 @@ from api.asgi import Call
 from api.handlers import engine_of
 from api.ledger_reader import Connection, LedgerReader, fetch
 from api.problems import Problem
+from api.selling import NotSelling
+from engine.addresses import why
 from engine.states import PartitionState, Place, RedisState, Waiting
 
 
@@ -46,9 +48,10 @@ class Lag(msgspec.Struct, frozen=True):
 class PartitionSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """One partition. ``relay`` is None where the persister reads the outbox itself, the rest where
     the server that knows it is away. ``outbox_oldest_seconds`` is 0 for an empty outbox, None where
-    its first entry can't be read."""
+    its first entry can't be read. ``not_selling`` is None where it sells."""
 
     partition: int
+    not_selling: NotSelling | None
     redis: PartitionState | None = None
     outbox_oldest_seconds: float | None = None
     relay: Lag | None = None
@@ -71,12 +74,17 @@ async def take_snapshot(call: Call) -> Snapshot:
     to be ahead of it."""
     partitions = range(call.state.settings.partitions)
     ledgers, reconciled, ledger_word = await _read_ledger(call, list(partitions))
-    redis, redis_word = await _read_redis(call, {p: (s.epoch, s.seq) for p, s in ledgers.items()})
+    places = {p: (s.epoch, s.seq) for p, s in ledgers.items()}
+    (redis, redis_word), selling = await asyncio.gather(
+        _read_redis(call, places), call.state.selling.look()
+    )
     return Snapshot(
         redis=redis,
         redis_word=redis_word,
         ledger_word=ledger_word,
-        partitions=[_partition(p, redis, ledgers.get(p), reconciled.get(p)) for p in partitions],
+        partitions=[
+            _partition(p, selling[p], redis, ledgers.get(p), reconciled.get(p)) for p in partitions
+        ],
     )
 
 
@@ -86,7 +94,7 @@ async def _read_redis(call: Call, after: Mapping[int, Place]) -> tuple[RedisStat
     except Problem as problem:
         return None, problem.detail
     except (RedisError, OSError, ValueError) as error:
-        return None, f"Redis did not answer: {error}"
+        return None, f"Redis did not answer: {why(error)}"
 
 
 Ledger = tuple[dict[int, LedgerState], dict[int, Reconciled], str]
@@ -129,16 +137,20 @@ def _reconciled(row: dict[str, Any]) -> Reconciled:
 
 def _partition(
     partition: int,
+    not_selling: NotSelling | None,
     redis: RedisState | None,
     ledger: LedgerState | None,
     reconciled: Reconciled | None,
 ) -> PartitionSnapshot:
     if redis is None:
-        return PartitionSnapshot(partition=partition, ledger=ledger, reconciled=reconciled)
+        return PartitionSnapshot(
+            partition=partition, not_selling=not_selling, ledger=ledger, reconciled=reconciled
+        )
     state, outbox = redis.partitions[partition], redis.outboxes[partition]
     oldest = _seconds(outbox.oldest)
     return PartitionSnapshot(
         partition=partition,
+        not_selling=not_selling,
         redis=state,
         outbox_oldest_seconds=oldest,
         # What Kafka has acknowledged is trimmed.

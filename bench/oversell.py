@@ -295,7 +295,10 @@ class Service:
         """Wait until the ledger has all that Redis had decided when this was called."""
         seqs: dict[int, int] = {}
         while True:
-            partitions = self.get("/v1/status")["partitions"]
+            status = self.get("/v1/status")
+            if status["redis"] is None:
+                raise Unauditable(f"the service can't ask Redis: {status['redis_error']}")
+            partitions = status["partitions"]
             seqs = seqs or {entry["partition"]: entry["seq"] for entry in partitions}
             behind = 0
             for entry in partitions:

@@ -21,14 +21,16 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from engine.link import Link
 from engine.model import Command, Outcome
 from engine.parts import Group, Operation, Part, Submission, Waiting
+from engine.repeats import Repeats
 from engine.reservations import Wire
 from engine.scripts import Scripts
+from engine.selling import status_for_all
 from engine.statuses import Status
 
 log = logging.getLogger("holdfast.engine")
@@ -56,6 +58,7 @@ class Batcher:
         # One for each call in flight: Redis then reads them all before its one fsync.
         self._links = [Link(redis.connection_pool) for _ in range(IN_FLIGHT_MAX)]
         self._scripts = scripts
+        self._repeats = Repeats(log)
         self._operations = operations
         self._in_order = [operation.script for operation in operations.values()]
         self._unavailable_after_s = unavailable_after_ms / 1000
@@ -119,6 +122,7 @@ class Batcher:
             if self._tasks:
                 await asyncio.wait(self._tasks)  # not gather: cancelled, it would cancel them too
             await asyncio.sleep(0)
+        self._repeats.close()
         for link in self._links:
             await link.close()
 
@@ -214,12 +218,13 @@ class Batcher:
         self, group: Group, reply: Any, undecided: list[Part], *, is_repeated: bool
     ) -> None:
         if isinstance(reply, Status):
+            self._repeats.refused(reply, group.count)
             for part in group.parts:
                 part.settle_all(reply)
             return
         now_ms, answers, damaged = reply
         if damaged:
-            log.error("records that can't be read were passed over: %s", damaged)
+            self._repeats.damaged(damaged)
         if len(answers) != group.count:
             raise ValueError(f"{len(answers)} answers to {group.count} commands")
         waiting: list[Part] = []
@@ -251,6 +256,7 @@ class Batcher:
         """Whoever waits behind a server that doesn't answer is told now, not after its own wait."""
         waiting, self._queue = self._queue, deque()
         for part in waiting:
+            self._repeats.refused(Status.UNAVAILABLE, part.count)
             part.settle_all(Status.UNAVAILABLE)
 
     async def _send(self, step: _Step) -> tuple[dict[str, Any], set[str]]:
@@ -271,11 +277,11 @@ class Batcher:
                 async with asyncio.timeout_at(give_up_at):
                     answered = await self._call(step, calls)
             except (RedisError, TimeoutError, OSError) as error:
-                log.warning("Redis did not answer: %s", str(error) or "no reply in time")
+                self._repeats.no_reply(error)
                 unanswered.update(calls)
             else:
                 for script, reply in answered.items():
-                    translated = _translated(script, reply)
+                    translated = self._translated(script, reply)
                     if translated is None:
                         unanswered.add(script)
                         continue
@@ -288,6 +294,17 @@ class Batcher:
             await asyncio.sleep(pause_s)
             pause_s *= 2
         return replies, unanswered
+
+    def _translated(self, script: str, reply: Any) -> Any:
+        """A reply as it is, a Status for all commands of the call, or None: ask again."""
+        if isinstance(reply, NoScriptError):
+            return None
+        status = status_for_all(reply)
+        if status is Status.UNAVAILABLE:
+            self._repeats.failed(script, reply)
+        if isinstance(reply, RedisConnectionError | RedisTimeoutError):  # LOADING, say
+            return None
+        return status or reply
 
     async def _call(self, step: _Step, calls: _Calls) -> dict[str, Any]:
         answered = await self._pipeline(step, calls)
@@ -376,22 +393,3 @@ def _unsure(outcomes: list[Outcome]) -> list[Outcome]:
 
 #: A receive that was applied may have filled the outbox, an extend have come close to its limit.
 _PERHAPS_OWN = frozenset({Status.BACKLOG_FULL, Status.LIFETIME_EXCEEDED})
-
-
-def _translated(script: str, reply: Any) -> Any:
-    """A reply as it is, a Status for all commands of the call, or None: ask again."""
-    if reply == b"partition_closed":
-        return Status.PARTITION_CLOSED
-    if reply == b"backlog_full":
-        return Status.BACKLOG_FULL
-    if isinstance(reply, RedisConnectionError | RedisTimeoutError | NoScriptError):
-        return None
-    # Redis 6.2 wraps the refusal of a command inside a script into an error of the script.
-    if isinstance(reply, OutOfMemoryError) or (
-        isinstance(reply, ResponseError) and "OOM command not allowed" in str(reply)
-    ):
-        return Status.STORE_FULL
-    if isinstance(reply, RedisError):
-        log.error("script %s failed: %s", script, reply)
-        return Status.UNAVAILABLE
-    return reply

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, NoScriptError, RedisError, ResponseError
 
 from engine import keys, reservations, stock
+from engine.addresses import why
 from engine.batching import Batcher
 from engine.errors import StoreError
 from engine.model import (
@@ -26,8 +28,11 @@ from engine.model import (
     Release,
     Reserve,
 )
+from engine.overdue import OverdueSweep
 from engine.parts import Operation
+from engine.repeats import Repeats
 from engine.scripts import Scripts
+from engine.selling import Refusal, refusal_of
 from engine.settings import Settings
 from engine.states import PartitionState, Place, RedisState, read_partitions, read_state
 
@@ -72,6 +77,8 @@ class Engine:
             )
             for partition in range(settings.partitions)
         ]
+        self._repeats = Repeats(log)
+        self._overdue = OverdueSweep(redis, self.sweep, settings.partitions)
 
     @classmethod
     async def start(cls, settings: Settings) -> Engine:
@@ -89,12 +96,12 @@ class Engine:
         except NoPermissionError as error:
             await redis.aclose()
             raise StoreError(
-                f"the Redis user lacks a right: {error}; the scripts need +info, +eval, +evalsha "
+                f"the Redis user lacks a right: {why(error)}; the scripts need +info, +eval, +evalsha "
                 f"and +script|load (docs/operations.md lists them all)"
             ) from None
         except (RedisError, OSError) as error:
             await redis.aclose()
-            raise StoreError(f"Redis can't be used: {error}") from None
+            raise StoreError(f"Redis can't be used: {why(error)}") from None
         if policy != "noeviction":
             log.error(
                 "maxmemory-policy of Redis is %s: it may throw holds away; set noeviction", policy
@@ -117,6 +124,8 @@ class Engine:
 
     async def close(self) -> None:
         """Let what was handed in be decided, then disconnect."""
+        await self._overdue.close()
+        self._repeats.close()
         for batcher in self._batchers:
             await batcher.close()
         await self._redis.aclose()
@@ -127,6 +136,8 @@ class Engine:
         Never raises for what Redis does: ``unavailable`` says that the outcome is unknown and the
         same id, sent again, will tell it. ValueError: values that no command may have.
         """
+        if type(command) is GetStock:
+            await self._overdue.look()
         return (await self._batchers[0].submit((command,)))[0]
 
     async def call_all(self, commands: Sequence[Command]) -> list[Outcome]:
@@ -136,6 +147,8 @@ class Engine:
         type (the reserves among themselves); those of different types on different ids may not. A call
         that gets no answer, or a reserve that waits for overdue units, lets later ones pass.
         """
+        if commands and type(commands[0]) is GetStock:
+            await self._overdue.look()
         return await self._batchers[0].submit(commands)
 
     async def sweep(self, partition: int) -> Swept | None:
@@ -148,9 +161,28 @@ class Engine:
         if reply == b"partition_closed":
             return None
         if reply[2]:
-            log.error("records that can't be read were passed over: %s", reply[2])
+            self._repeats.damaged(reply[2])
         looked_at, expired, more = reply[1]
         return Swept(looked_at, expired, bool(more))
+
+    async def why_not_selling(self, partition: int) -> Refusal | None:
+        """What a reserve would be refused with now; None where it would be decided.
+
+        Asks the script of reserve itself, with nothing to reserve: that changes nothing, and what refuses
+        it refuses every reserve. Never raises for what Redis does, nor waits longer than a call may.
+        """
+        timeout_ms = self._settings.unavailable_after_ms
+        operation = _operations(partition, self._settings)[Reserve]
+        try:
+            async with asyncio.timeout(timeout_ms / 1000):
+                reply = await self._run(
+                    operation.script,
+                    operation.keys,
+                    [*operation.pack([]), *operation.arguments],
+                )
+        except (RedisError, OSError, TimeoutError) as error:
+            return refusal_of(error, timeout_ms)
+        return refusal_of(reply, timeout_ms)
 
     async def states(self) -> list[PartitionState]:
         """How each partition stands. RedisError where Redis is away."""
@@ -173,7 +205,7 @@ class Engine:
             return "none"
         return str(config.get("appendfsync", "unknown"))
 
-    async def _run(self, script: str, names: list[str], arguments: list[int]) -> Any:
+    async def _run(self, script: str, names: Sequence[str], arguments: Sequence[Any]) -> Any:
         sha1 = self._scripts.sha1[script]
         try:
             return await self._redis.evalsha(sha1, len(names), *names, *arguments)

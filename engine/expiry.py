@@ -11,7 +11,9 @@ import logging
 
 from redis.exceptions import RedisError
 
+from engine.addresses import why
 from engine.engine import Engine
+from engine.repeats import Repeats
 
 log = logging.getLogger("holdfast.sweeper")
 
@@ -31,18 +33,16 @@ async def sweep_until(
     A call takes back 500 entries at most, so that no sale waits long behind it; while more is due
     the next call follows at once.
     """
-    said = ""
+    repeats = Repeats(log)
     while not stopping.is_set():
         try:
             for partition in range(partitions):
                 await _sweep(engine, partition)
-            said = ""
         except (RedisError, OSError) as error:
-            if str(error) != said:
-                said = str(error)
-                log.warning("Redis did not answer: %s", said)
+            repeats.happened(type(error).__name__, f"could not sweep: {why(error)}")
         try:
             async with asyncio.timeout(interval_ms / 1000):
                 await stopping.wait()
         except TimeoutError:
             continue
+    repeats.close()

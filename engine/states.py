@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from engine import keys
 from engine.events import read_entry
+from engine.overdue import ask_oldest, overdue_ms
 from engine.partitions import HEAD_FIELDS, Server, head_of, server_of
 
 Place = tuple[int, int]
@@ -32,7 +33,8 @@ class PartitionState(msgspec.Struct, frozen=True, kw_only=True):
     """How a partition stands in Redis.
 
     ``clock_ahead_ms``: how far its clock, which never runs back, is ahead of the server's; while it is,
-    no deadline passes. ``outbox_entries``, ``outbox_events``, ``outbox_bytes``: what has not been trimmed;
+    no deadline passes. ``overdue_ms``: how long ago its oldest deadline passed by that clock, 0 where none
+    has. ``outbox_entries``, ``outbox_events``, ``outbox_bytes``: what has not been trimmed;
     the bytes are right again at the latest when the outbox is empty (a trimmer that was killed doesn't
     know them). ``trimmer``: who trims, ``relay`` or ``persister``; empty for nobody yet.
     """
@@ -42,6 +44,7 @@ class PartitionState(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     seq: int
     clock_ahead_ms: int
+    overdue_ms: int
     outbox_entries: int
     outbox_events: int
     outbox_bytes: int
@@ -93,7 +96,7 @@ async def read_state(
         pipe.xrange(keys.outbox(partition), count=1)
         pipe.xrange(keys.outbox(partition), min=f"{epoch}-{seq + 1}", count=1)
     info, *replies = await pipe.execute()
-    first, last = 1 + 2 * partitions, len(replies)
+    first, last = 1 + _REPLIES * partitions, len(replies)
     states = _partitions(server_of(info), replies[:first])
     now_ms = _now_ms(replies[0])
     outboxes = {
@@ -121,6 +124,11 @@ def _ask_partitions(pipe: Any, partitions: int) -> None:
     for partition in range(partitions):
         pipe.hmget(keys.head(partition), *HEAD_FIELDS, *_COUNTERS)
         pipe.xlen(keys.outbox(partition))
+        ask_oldest(pipe, partition)
+
+
+#: So many of them a partition.
+_REPLIES = 3
 
 
 def _now_ms(time: tuple[int, int]) -> int:
@@ -131,7 +139,8 @@ def _partitions(server: Server, replies: list[Any]) -> list[PartitionState]:
     """From what ``_ask_partitions`` asked."""
     now_ms = _now_ms(replies[0])
     states = []
-    for partition, (fields, entries) in enumerate(zip(replies[1::2], replies[2::2], strict=True)):
+    for partition, at in enumerate(range(1, len(replies), _REPLIES)):
+        fields, entries, oldest = replies[at : at + _REPLIES]
         head = head_of(fields[: len(HEAD_FIELDS)])
         seq = _whole(head.seq)
         trimmed_seq, written, trimmed = fields[len(HEAD_FIELDS) :]
@@ -142,6 +151,7 @@ def _partitions(server: Server, replies: list[Any]) -> list[PartitionState]:
                 epoch=_whole(head.epoch),
                 seq=seq,
                 clock_ahead_ms=max(0, _whole(head.last_ms) - now_ms),
+                overdue_ms=overdue_ms(max(now_ms, _whole(head.last_ms)), oldest),
                 outbox_entries=entries,
                 outbox_events=max(0, seq - _whole(trimmed_seq, seq)),
                 outbox_bytes=max(0, _whole(written) - _whole(trimmed)),

@@ -162,7 +162,9 @@ async def test_without_a_ledger_selling_goes_on_and_the_audit_trail_is_503(
     assert (await client.get("/health/ready")).status_code == 200
 
 
-async def test_with_redis_down_everything_but_live_is_503(one: Settings, one_redis: Any) -> None:
+async def test_with_redis_down_everything_but_live_and_status_is_503(
+    one: Settings, one_redis: Any
+) -> None:
     """Nothing is granted from memory; once it is back (and opened) the same client goes on."""
     open_by_hand(one.redis_url)
     order = {"order_id": "o", "lines": [{"sku": "tea", "quantity": 1}]}
@@ -174,10 +176,11 @@ async def test_with_redis_down_everything_but_live_is_503(one: Settings, one_red
             await client.get("/v1/stock/tea"),
             await client.get("/v1/reservations/r1"),
             await client.get("/health/ready"),
-            await client.get("/v1/status"),
         ]:
             check_problem(answer, 503, "unavailable")
         assert (await client.get("/health/live")).status_code == 200
+        status = await client.get("/v1/status")
+        assert (status.status_code, status.json()["selling"]) == (200, False)
         one_redis.start()
         check_problem(await client.post("/v1/reservations", json=order), 503, "partition_closed")
         check_problem(await client.get("/health/ready"), 503, "partition_closed")

@@ -51,7 +51,22 @@ def test_an_alarm_asks_for_metrics_that_exist_and_names_its_heading(rule: dict[s
     for by in re.findall(r"\{(\w+)", rule["expr"]):
         assert any(by in GAUGES[name][0] for name in named), by
     assert rule["labels"]["severity"] in ("page", "ticket")
-    assert f"\n### {rule['annotations']['runbook']}\n" in alarms_section()
+    heading = rule["annotations"]["runbook"]
+    assert f"\n### {heading}\n" in alarms_section()
+    anchor = re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+    assert rule["annotations"]["runbook_url"].endswith(f"/docs/operations.md#{anchor}")
+
+
+def test_only_what_stops_selling_or_loses_something_wakes_somebody() -> None:
+    pages = {rule["alert"] for rule in RULES if rule["labels"]["severity"] == "page"}
+    assert pages == {
+        "HoldfastAway",
+        "HoldfastNotSelling",
+        "HoldfastRedisAway",
+        "HoldfastPartitionClosed",
+        "HoldfastRedisBehindLedger",
+        "HoldfastDifferences",
+    }
 
 
 def test_alarms_have_names_of_their_own() -> None:
