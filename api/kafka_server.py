@@ -22,6 +22,8 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
+from api.private import Owner, write_private
+from api.privileges import hand_over_all, let_reach, let_run
 from api.processes import ProcessId, last_line, processes_in, spawn
 from api.servers import Server, ServerError, free_port
 
@@ -97,8 +99,11 @@ class KafkaServer(Server):
         port: int = 0,
         controller_port: int = 0,
         log: Path | None = None,
+        owner: Owner | None = None,
     ) -> None:
+        """``owner``: who it runs as; None as this process."""
         super().__init__("kafka", directory, port, log)
+        self._owner = owner
         self.controller_port = controller_port or free_port()
         while not controller_port and self.controller_port == self.port:
             self.controller_port = free_port()
@@ -120,14 +125,16 @@ class KafkaServer(Server):
         self.directory.mkdir(parents=True, exist_ok=True)
         lock = self._take_lock()
         try:
-            (self.directory / "log4j2.properties").write_text(_LOGGING)
+            write_private(self.directory / "log4j2.properties", _LOGGING)
             self._empty("tmp")
             if not (self.data / "meta.properties").exists():
                 self._format()
             self._write_properties("server.properties", data="data")
+            self._hand_over()
             self._spawn(
                 self._command("kafka.Kafka", "server.properties"),
                 environ=_plain_environ(),
+                owner=self._owner,
                 pass_fds=(lock,),
                 cwd=self.directory,
             )
@@ -185,11 +192,13 @@ class KafkaServer(Server):
         self._write_properties("format.properties", data="format")
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         options = ["format", f"--cluster-id={cluster}", "-c", "format.properties"]
+        self._hand_over()
         storage_tool = spawn(
             self._command("kafka.tools.StorageTool", *options),
             self.log,
             stop_signal=signal.SIGTERM,
             environ=_plain_environ(),
+            owner=self._owner,
             cwd=self.directory,
         )
         if storage_tool.wait() != 0:
@@ -198,6 +207,12 @@ class KafkaServer(Server):
                 f"{last_line(self.log, telling=self.telling)} (log: {self.log})"
             )
         fresh.rename(self.data)
+
+    def _hand_over(self) -> None:
+        if self._owner is not None:
+            let_run(self._install.jars, self._owner)
+            let_reach(self.directory, self._owner)
+            hand_over_all(self.directory, self._owner)
 
     def _empty(self, name: str) -> Path:
         path = self.directory / name
@@ -240,7 +255,7 @@ class KafkaServer(Server):
             "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),  # 128 MB of heap if not set
         }
         lines = [f"{key}={value}\n" for key, value in settings.items()]
-        (self.directory / name).write_text("".join(lines))
+        write_private(self.directory / name, "".join(lines))
 
 
 def _java_version(java: str) -> int:

@@ -26,6 +26,10 @@ GAUGES: dict[str, tuple[tuple[str, ...], str]] = {
         (),
         "1 while the ledger can be read, else 0 and what it knows is missing.",
     ),
+    "holdfast_children_failing": (
+        (),
+        "Processes of the stack that keep ending; only where `holdfast up` runs.",
+    ),
     "holdfast_redis_info": (
         ("name", "version", "durability", "maxmemory_policy"),
         "Always 1; durability is appendfsync, or none without an append-only file.",
@@ -111,6 +115,8 @@ def _values(snapshot: Snapshot, settings: Settings) -> Iterator[Value]:
     yield "holdfast_postgres_up", (), snapshot.ledger_word == "ok"
     yield "holdfast_outbox_max_events", (), settings.outbox_max_events
     yield "holdfast_outbox_max_bytes", (), settings.outbox_max_bytes
+    if snapshot.failing is not None:
+        yield "holdfast_children_failing", (), len(snapshot.failing)
     if snapshot.redis is not None:
         yield from _of_redis(snapshot.redis)
     for each in snapshot.partitions:

@@ -1,4 +1,4 @@
-"""Running PostgreSQL for root: it refuses to be root, so it gets a system user of its own."""
+"""Running servers for root: none of them is root, they get a system user of their own."""
 
 import os
 import pwd
@@ -37,7 +37,12 @@ def hand_over(data: Path, owner: tuple[int, int]) -> None:
     """Give the tree to its user; one that root put back from a backup may belong to root."""
     if data.stat().st_uid == owner[0]:
         return
-    for path in (data, *data.rglob("*")):
+    hand_over_all(data, owner)
+
+
+def hand_over_all(tree: Path, owner: tuple[int, int]) -> None:
+    """The same where root may have made some of it only."""
+    for path in (tree, *tree.rglob("*")):
         os.chown(path, *owner, follow_symlinks=False)
 
 
@@ -57,6 +62,14 @@ def let_run(tree: Path, owner: tuple[int, int]) -> None:
         if path.is_dir() or path.stat().st_mode & stat.S_IXUSR:
             wanted |= stat.S_IXOTH
         _add(path, owner, wanted)
+
+
+def let_run_program(program: Path, owner: tuple[int, int]) -> None:
+    """Let the user run one installed program."""
+    real = program.resolve()
+    let_reach(program.absolute(), owner)
+    let_reach(real, owner)
+    _add(real, owner, stat.S_IROTH | stat.S_IXOTH)
 
 
 def _add(path: Path, owner: tuple[int, int], wanted: int) -> None:

@@ -21,9 +21,12 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
+from engine.addresses import printable
+
 _PR_SET_PDEATHSIG = 1
 _LOG_BYTES_MAX = 10 * 1024 * 1024
 _START_TOLERANCE_S = 2.0
+_LINES_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,7 @@ class Child(ABC):
 
     stop_signal = signal.SIGTERM
     stop_timeout_s = 15.0
+    telling = ""  # what the line of its log looks like that says why it could not go on
 
     def __init__(self, name: str, log: Path) -> None:
         self.name = name
@@ -155,10 +159,15 @@ class Child(ABC):
             self.process.kill()
             self.process.wait()
 
-    def last_words(self, telling: str = "") -> str:
-        """How the process ended, with the last line it wrote to its log since its launch.
+    def answers(self) -> bool:
+        """Whether it does its work, as far as can be told from outside."""
+        return self.running()
 
-        Rather with the last one that matches the pattern `telling`, if there is one.
+    def last_words(self, telling: str = "") -> str:
+        """How the process ended, and what stands at the end of its log since its launch: no reason for a
+        signal, so it is marked as what it is.
+
+        Where it ended by itself, the last line that matches the pattern `telling` is taken for the reason.
         """
         code = None if self.process is None else self.process.poll()
         if code is None:
@@ -167,8 +176,12 @@ class Child(ABC):
             ending = f"killed by {signal_name(-code)}"
         else:
             ending = f"exit code {code}"
-        line = last_line(self.log, self._log_start, telling)
-        return f"{ending}: {line}" if line else ending
+        lines = last_lines(self.log, self._log_start)
+        reasons = [line for line in lines if telling and re.search(telling, line)]
+        if code is not None and code >= 0 and reasons:
+            return f"{ending}: {reasons[-1]}"
+        shown = " / ".join(lines[-_LINES_SHOWN:])
+        return f"{ending}; its log ends with: {shown}" if shown else ending
 
     def _spawn(
         self,
@@ -246,20 +259,26 @@ def _end_with_parent(stop_signal: signal.Signals) -> Callable[[], None] | None:
     return in_child
 
 
-def last_line(log: Path, start: int = 0, telling: str = "") -> str:
-    """The last line of a log that isn't empty, looking no further back than `start` bytes.
+def last_line(log: Path, telling: str = "") -> str:
+    """The last line of a log that isn't empty; one that matches the pattern `telling` goes before a later
+    one that doesn't."""
+    lines = last_lines(log)
+    found = [line for line in lines if re.search(telling, line)] or lines
+    return found[-1] if found else ""
 
-    One that matches the pattern `telling` goes before a later one that doesn't.
-    """
+
+def last_lines(log: Path, start: int = 0) -> list[str]:
+    """The last lines of a log that aren't empty, looking no further back than `start` bytes."""
     try:
         with log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
+            if size < start:  # somebody rotated it
+                start = 0
             file.seek(max(start, size - 4096))
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
-        return ""
-    filled = [line.strip()[:300] for line in reversed(lines) if line.strip()]
-    return next((line for line in filled if re.search(telling, line)), filled[0] if filled else "")
+        return []
+    return [printable(line.strip())[:300] for line in lines if line.strip()]
 
 
 def signal_name(number: int) -> str:

@@ -3,8 +3,10 @@
 Used by the embedded stack, the tests and the benchmark.
 """
 
+import hashlib
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -23,7 +25,15 @@ from api.binaries import (
     find_redis_binaries,
     postgres_version,
 )
-from api.privileges import hand_over, let_reach, let_run, unprivileged_owner
+from api.private import Owner, write_private
+from api.privileges import (
+    hand_over,
+    hand_over_all,
+    let_reach,
+    let_run,
+    let_run_program,
+    unprivileged_owner,
+)
 from api.processes import (
     Child,
     ProcessId,
@@ -48,6 +58,12 @@ __all__ = [
 
 _START_TIMEOUT_S = 600.0  # loading a large AOF or recovering a ledger takes its time
 _HOST = "127.0.0.1"
+#: pg_hba.conf of a server of ours.
+_RULES = """\
+# Written by holdfast for the password with the SHA-256 {told}
+host all         all 127.0.0.1/32 scram-sha-256
+host replication all 127.0.0.1/32 scram-sha-256
+"""
 
 
 def free_port() -> int:
@@ -77,8 +93,6 @@ def port_is_free(port: int) -> bool:
 
 class Server(Child):
     """A server with a port and a directory of its own."""
-
-    telling = ""  # what the line of its log looks like that says why it could not start
 
     def __init__(self, name: str, directory: Path, port: int, log: Path | None) -> None:
         self.directory = directory.resolve()
@@ -128,9 +142,14 @@ class RedisServer(Server):
         appendfsync: str = "always",
         maxmemory_bytes: int | None = None,
         log: Path | None = None,
+        owner: Owner | None = None,
+        password: str | None = None,
     ) -> None:
+        """``owner``: who it runs as; None as this process."""
         super().__init__("redis", directory, port, log)
         self.binary = binary
+        self._owner = owner
+        self._password = password
         self.appendfsync = appendfsync
         self.maxmemory_bytes = (
             machine_memory_bytes() // 2 if maxmemory_bytes is None else maxmemory_bytes
@@ -138,7 +157,8 @@ class RedisServer(Server):
 
     @property
     def url(self) -> str:
-        return f"redis://{_HOST}:{self.port}/0"
+        login = f"default:{self._password}@" if self._password else ""
+        return f"redis://{login}{_HOST}:{self.port}/0"
 
     def launch(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -162,12 +182,21 @@ class RedisServer(Server):
             "auto-aof-rewrite-min-size": "1gb",
         }
         arguments = [part for key, value in settings.items() for part in (f"--{key}", value)]
-        self._spawn([str(self.binary.path), *arguments])
+        # Not as an argument: others can see those.
+        config = self.directory / "redis.conf"
+        write_private(config, f"requirepass {self._password}\n" if self._password else "")
+        if self._owner is not None:
+            let_run_program(self.binary.path, self._owner)
+            let_reach(self.directory, self._owner)
+            hand_over_all(self.directory, self._owner)
+        command = [str(self.binary.path), str(config), *arguments]
+        self._spawn(command, owner=self._owner, cwd=self.directory)
 
     def answers(self) -> bool:
         try:
             with socket.create_connection((_HOST, self.port), timeout=1) as connection:
-                connection.sendall(b"INFO server\r\nPING\r\n")
+                login = f"AUTH {self._password}\r\n" if self._password else ""
+                connection.sendall(login.encode() + b"INFO server\r\nPING\r\n")
                 reply = b""
                 while not reply.endswith(b"+PONG\r\n"):
                     received = connection.recv(65536)
@@ -186,15 +215,26 @@ class PostgresServer(Server):
     stop_timeout_s = 60.0
     telling = r"FATAL|PANIC|error:"
 
-    def __init__(self, directory: Path, *, port: int = 0, log: Path | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        port: int = 0,
+        log: Path | None = None,
+        password: str | None = None,
+    ) -> None:
+        """``password`` is that of `postgres`, also of data that had another one or none; None leaves
+        data as it is, and lets everybody in where it is new."""
         super().__init__("postgresql", directory, port, log)
+        self._password = password
         self.data = self.directory / "data"
         self._bin = find_postgres(self.data)
         self.version = postgres_version(self._bin)
 
     @property
     def url(self) -> str:
-        return f"postgresql://postgres@{_HOST}:{self.port}/postgres"
+        login = f"postgres:{self._password}" if self._password else "postgres"
+        return f"postgresql://{login}@{_HOST}:{self.port}/postgres"
 
     def leftover(self) -> ProcessId | None:
         """A server that still runs on this data, started by somebody else than this object."""
@@ -206,6 +246,8 @@ class PostgresServer(Server):
         if not (self.data / "PG_VERSION").exists():
             self._initialise(owner)
         self._clear_stale_pid_file()
+        if self._password is not None:
+            self._let_in_by(self._password, owner)
         settings = {
             "listen_addresses": _HOST,
             "port": str(self.port),
@@ -269,6 +311,36 @@ class PostgresServer(Server):
                 f"{last_line(self.log, telling=self.telling)} (log: {self.log})"
             )
         fresh.rename(self.data)
+
+    def _let_in_by(self, password: str, owner: Owner | None) -> None:
+        """Set the password and ask everybody for it, before the first client can come; once, for it takes
+        a recovery's time after a crash."""
+        told = hashlib.sha256(password.encode()).hexdigest()
+        rules = _RULES.format(told=told)
+        file = self.data / "pg_hba.conf"
+        if file.read_text() == rules:
+            return
+        done = subprocess.run(
+            [
+                *(str(self._bin / "postgres"), "--single", "-D", str(self.data)),
+                *("-c", "exit_on_error=on", "-c", "log_min_error_statement=panic", "postgres"),
+            ],
+            input=f"ALTER USER postgres PASSWORD '{password}'\n",
+            capture_output=True,
+            text=True,
+            check=False,
+            env=_plain_environ(),
+            user=None if owner is None else owner[0],
+            group=None if owner is None else owner[1],
+            extra_groups=None if owner is None else [],
+            cwd="/",
+        )
+        if done.returncode != 0:
+            lines = [line for line in done.stderr.splitlines() if re.search(self.telling, line)]
+            raise ServerError(
+                f"PostgreSQL took no password for {self.data}: {(lines or ['it ended'])[-1]}"
+            )
+        write_private(file, rules, owner)
 
     def _clear_stale_pid_file(self) -> None:
         """After `kill -9` the file stays, and its pid may be anybody's by now."""

@@ -15,6 +15,7 @@ from api.handlers import engine_of
 from api.ledger_reader import Connection, LedgerReader, fetch
 from api.problems import Problem
 from api.selling import NotSelling
+from api.supervisor import failing_children
 from engine.addresses import why
 from engine.states import PartitionState, Place, RedisState, Waiting
 
@@ -61,11 +62,13 @@ class PartitionSnapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it. ``redis_word`` and ``ledger_word`` are ``ok`` or say why a server could not be asked."""
+    """All of it. ``redis_word`` and ``ledger_word`` are ``ok`` or say why a server could not be asked.
+    ``failing``: the stack's children that keep ending, None where no stack runs here."""
 
     redis: RedisState | None
     redis_word: str
     ledger_word: str
+    failing: list[str] | None
     partitions: list[PartitionSnapshot]
 
 
@@ -82,6 +85,7 @@ async def take_snapshot(call: Call) -> Snapshot:
         redis=redis,
         redis_word=redis_word,
         ledger_word=ledger_word,
+        failing=failing_children(call.state.settings.data_dir),
         partitions=[
             _partition(p, selling[p], redis, ledgers.get(p), reconciled.get(p)) for p in partitions
         ],

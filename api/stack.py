@@ -17,6 +17,7 @@ import msgspec
 from api.address import listen, url_of
 from api.binaries import INSTALL_REDIS, RECOMMENDED_REDIS
 from api.kafka_server import KafkaServer
+from api.private import Owner, Passwords, prepare, take_passwords
 from api.probes import (
     perhaps_in_kafka,
     probe_kafka,
@@ -89,10 +90,13 @@ class Stack:
         self._state = State()
         self._lines: list[str] = []  # one a part, for the moment it is ready
         self._stopping = False
+        self._owner: Owner | None = None
+        self._passwords = Passwords("", "")
 
     def run(self) -> int:
-        _prepare(self._data_dir)
+        self._owner = _prepare(self._data_dir)
         with DirectoryLock(self._data_dir):
+            self._passwords = take_passwords(self._data_dir)
             self._catch_signals()
             before = read_state(self._data_dir)
             ended = end_leftovers(before)
@@ -113,6 +117,7 @@ class Stack:
                     self._update(
                         supervisor=None,
                         parts=[],
+                        failing=[],
                         redis_url=None,
                         postgres_url=None,
                         kafka_bootstrap=None,
@@ -166,6 +171,7 @@ class Stack:
             port=_still_free(before.kafka_port),
             controller_port=_still_free(before.kafka_controller_port),
             log=self._log("kafka"),
+            owner=self._owner,
         )
         self._update(
             kafka_bootstrap=server.url,
@@ -186,7 +192,12 @@ class Stack:
             return given
         binary = choose_redis()
         server = RedisServer(
-            binary, self._data_dir / "redis", port=_still_free(port), log=self._log("redis")
+            binary,
+            self._data_dir / "redis",
+            port=_still_free(port),
+            log=self._log("redis"),
+            owner=self._owner,
+            password=self._passwords.redis,
         )
         self._update(redis_port=server.port)
         self._start_server(server)
@@ -204,7 +215,10 @@ class Stack:
             self._lines.append(f"{'postgresql':<11} {probe_postgres(given)}")
             return given
         server = PostgresServer(
-            self._data_dir / "postgres", port=_still_free(port), log=self._log("postgresql")
+            self._data_dir / "postgres",
+            port=_still_free(port),
+            log=self._log("postgresql"),
+            password=self._passwords.postgres,
         )
         self._end_leftover(server)
         self._update(postgres_port=server.port)
@@ -314,7 +328,7 @@ class Stack:
         return self._data_dir / "logs" / f"{name}.log"
 
     def _parts_changed(self, parts: list[Part]) -> None:
-        self._update(parts=parts)
+        self._update(parts=parts, failing=self._supervisor.failing())
 
     def _update(self, **changes: object) -> None:
         self._state = msgspec.structs.replace(self._state, **changes)
@@ -324,10 +338,10 @@ class Stack:
             _say(f"could not write {self._data_dir / 'stack.json'}: {error.strerror}")
 
 
-def _prepare(data_dir: Path) -> None:
+def _prepare(data_dir: Path) -> Owner | None:
+    """Who the servers are to run as."""
     try:
-        for name in ("redis", "postgres", "logs"):
-            (data_dir / name).mkdir(parents=True, exist_ok=True)
+        owner = prepare(data_dir)
         with tempfile.TemporaryFile(dir=data_dir):
             pass
     except OSError as error:
@@ -336,6 +350,7 @@ def _prepare(data_dir: Path) -> None:
             f"can't use the data directory {data_dir}: {error.strerror}{where}; "
             "choose another with --data-dir"
         ) from error
+    return owner
 
 
 def _still_free(port: int) -> int:

@@ -106,6 +106,7 @@ async def status(call: Call) -> Reply:
             "redis": snapshot.redis and _redis_out(snapshot.redis),
             "redis_error": None if snapshot.redis else snapshot.redis_word,
             "ledger": snapshot.ledger_word,
+            "failing": snapshot.failing,
             "partitions": [
                 _partition_out(each, call.state.settings) for each in snapshot.partitions
             ],

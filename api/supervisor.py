@@ -9,7 +9,9 @@ import os
 import signal
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Self
@@ -23,6 +25,8 @@ _STEADY_S = 10.0  # a child that lived this long died anew, not again
 _BACKOFF_FIRST_S = 0.5
 _BACKOFF_MAX_S = 10.0
 _DEATHS_MAX = 5
+_MINUTE_S = 60.0
+_BACK_AFTER_S = 1.0  # a program of ours that has lived so long is taken for back
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -40,6 +44,7 @@ class State(msgspec.Struct, frozen=True):
 
     supervisor: ProcessId | None = None
     parts: list[Part] = []
+    failing: list[str] = []  # children that keep ending
     redis_port: int = 0
     postgres_port: int = 0
     kafka_port: int = 0
@@ -60,6 +65,14 @@ def read_state(data_dir: Path) -> State:
         return msgspec.json.decode(state_file(data_dir).read_bytes(), type=State)
     except (OSError, msgspec.MsgspecError):
         return State()
+
+
+def failing_children(data_dir: str) -> list[str] | None:
+    """The names of the stack's children that keep ending; None where no stack runs on the directory."""
+    state = read_state(Path(data_dir)) if data_dir else State()
+    if state.supervisor is None or not state.supervisor.alive():
+        return None
+    return state.failing
 
 
 def write_state(data_dir: Path, state: State) -> None:
@@ -128,9 +141,14 @@ class Program(Child):
         self._environ = environ
         self._cwd = cwd
         self._pass_fds = pass_fds
+        self._launched_s = 0.0
 
     def launch(self) -> None:
+        self._launched_s = time.monotonic()
         self._spawn(self._command, environ=self._environ, pass_fds=self._pass_fds, cwd=self._cwd)
+
+    def answers(self) -> bool:
+        return self.running() and time.monotonic() - self._launched_s >= _BACK_AFTER_S
 
 
 class _Watched:
@@ -142,20 +160,32 @@ class _Watched:
         self.launched_s = time.monotonic()
         self.delay_s = 0.0
         self.launch_at_s: float | None = None
-        self.deaths = 0
+        self.ended_s: float | None = None  # it isn't back yet
+        self.deaths: deque[float] = deque(maxlen=_DEATHS_MAX)  # since its last steady run
         self.why = ""
+        self.failing = False
+        self.said_s = 0.0
+        self.unsaid = 0
+
+    def keeps_ending(self, now_s: float) -> bool:
+        """Five times within a minute?"""
+        return len(self.deaths) == _DEATHS_MAX and now_s - self.deaths[0] <= _MINUTE_S
 
 
 class Supervisor:
     """Children under watch. All calls belong in the main thread (see processes.Child).
 
-    `say` tells the terminal one line, `changed` is called after every start, with what runs.
+    `say` tells the terminal one line, `changed` is called after every start, and when a child begins or
+    ceases to keep ending, with what runs.
     """
 
     def __init__(self, say: Callable[[str], None], changed: Callable[[list[Part]], None]) -> None:
-        self._say = say
+        self._say_line = say
         self._changed = changed
         self._watched: list[_Watched] = []
+
+    def _say(self, line: str) -> None:
+        self._say_line(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}")
 
     def start(self, child: Child, *, stop_order: int) -> None:
         """Launch a child and keep it running from now on. Lower orders are stopped first."""
@@ -178,9 +208,13 @@ class Supervisor:
     def hopeless(self) -> str | None:
         """The name and last words of a child that ends again and again, if there is one."""
         for watched in self._watched:
-            if watched.deaths >= _DEATHS_MAX:
+            if len(watched.deaths) >= _DEATHS_MAX:
                 return f"{watched.child.name} keeps ending: {watched.why}"
         return None
+
+    def failing(self) -> list[str]:
+        """The names of those that ended five times within a minute and had no steady run since."""
+        return [watched.child.name for watched in self._watched if watched.failing]
 
     def watch(self) -> None:
         """Restart whoever has died: at once after a steady run, else after a growing pause."""
@@ -190,7 +224,23 @@ class Supervisor:
                 if now_s >= watched.launch_at_s:
                     self._relaunch(watched)
             elif not watched.child.running():
-                self._plan_relaunch(watched, watched.child.last_words())
+                self._plan_relaunch(watched, watched.child.last_words(watched.child.telling))
+            else:
+                self._look_after(watched, now_s)
+
+    def _look_after(self, watched: _Watched, now_s: float) -> None:
+        """Of one that runs: is it back, and has it become steady?"""
+        if watched.ended_s is not None and not watched.failing and watched.child.answers():
+            self._say(
+                f"{watched.child.name} is back, {now_s - watched.ended_s:.1f} s after it ended"
+            )
+            watched.ended_s = None
+        if watched.deaths and now_s - watched.launched_s >= _STEADY_S:
+            watched.delay_s = 0.0
+            watched.deaths.clear()
+            if watched.failing:
+                watched.failing = False
+                self._changed(self.parts())
 
     def stop(self) -> None:
         """End all in order, each within its bound, and say so in one line a child."""
@@ -209,13 +259,33 @@ class Supervisor:
         now_s = time.monotonic()
         if now_s - watched.launched_s >= _STEADY_S:
             watched.delay_s = 0.0
-            watched.deaths = 0
-        pause = f" in {watched.delay_s:g} s" if watched.delay_s else ""
-        self._say(f"{watched.child.name} ended ({why}); restarting{pause}")
-        watched.launch_at_s = now_s + watched.delay_s
-        watched.delay_s = min(max(2 * watched.delay_s, _BACKOFF_FIRST_S), _BACKOFF_MAX_S)
-        watched.deaths += 1
+            watched.deaths.clear()
+        watched.deaths.append(now_s)
         watched.why = why
+        watched.ended_s = watched.ended_s or now_s
+        watched.launch_at_s = now_s + watched.delay_s
+        self._tell_end(watched, now_s)
+        watched.delay_s = min(max(2 * watched.delay_s, _BACKOFF_FIRST_S), _BACKOFF_MAX_S)
+
+    def _tell_end(self, watched: _Watched, now_s: float) -> None:
+        name = watched.child.name
+        if watched.failing:
+            watched.unsaid += 1
+            if now_s - watched.said_s >= _MINUTE_S:
+                self._say(
+                    f"CRITICAL {name} keeps ending, {watched.unsaid} times more: {watched.why}"
+                )
+                watched.said_s, watched.unsaid = now_s, 0
+        elif watched.keeps_ending(now_s):
+            watched.failing, watched.said_s, watched.unsaid = True, now_s, 0
+            self._say(
+                f"CRITICAL {name} keeps ending, {_DEATHS_MAX} times within a minute; it is started again"
+                f" for ever, a line a minute tells of it: {watched.why}"
+            )
+            self._changed(self.parts())
+        else:
+            pause = f" in {watched.delay_s:g} s" if watched.delay_s else ""
+            self._say(f"{name} ended, restarting{pause}: {watched.why}")
 
     def _relaunch(self, watched: _Watched) -> None:
         watched.launch_at_s = None

@@ -28,7 +28,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ``kafka_bootstrap``: host:port of a broker; set, events go to the ledger through Kafka, by
     ``kafka_topic`` (made with ``kafka_replication_factor`` where it is missing; 0 is the brokers' own
     default). ``outbox_max_events``, ``outbox_max_bytes``: with more than that not yet shipped, reserve
-    and receive are refused.
+    and receive are refused. ``data_dir``: of the stack that started this process, if one did.
     """
 
     redis_url: str = "redis://127.0.0.1:6379/0"
@@ -44,6 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kafka_replication_factor: int = 0
     outbox_max_events: int = 10_000_000
     outbox_max_bytes: int = 1024 * 1024 * 1024
+    data_dir: str = ""
 
 
 def settings_from(environ: Mapping[str, str]) -> Settings:

@@ -1,7 +1,6 @@
 """Real servers as child processes: killed and started again, nothing lost, errors in one line."""
 
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,6 @@ from api.servers import (
     PostgresServer,
     RedisBinary,
     RedisServer,
-    Server,
     ServerError,
     choose_redis,
     find_redis_binaries,
@@ -28,17 +26,9 @@ from api.servers import (
     port_is_free,
 )
 from api.supervisor import (
-    DirectoryLock,
-    Part,
-    Program,
     State,
-    Supervisor,
-    end_leftovers,
-    read_state,
     write_state,
 )
-
-SLEEPER = [sys.executable, "-c", "import time; print('hello', flush=True); time.sleep(600)"]
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
@@ -108,7 +98,7 @@ def test_redis_is_durable_bounded_and_never_evicts(redis_server: RedisServer) ->
 def test_redis_stops_when_asked_and_says_how_it_ended(redis_server: RedisServer) -> None:
     redis_server.start()
     assert redis_server.stop()
-    assert redis_server.last_words().startswith("exit code 0: ")
+    assert redis_server.last_words().startswith("exit code 0; its log ends with: ")
     assert port_is_free(redis_server.port)
 
 
@@ -257,78 +247,6 @@ def test_only_loopback_counts_as_loopback() -> None:
     assert not is_loopback("0.0.0.0") and not is_loopback("") and not is_loopback("::")
     assert url_of("0.0.0.0", 80) == "http://127.0.0.1:80"
     assert url_of("::", 80) == "http://[::1]:80"
-
-
-def program(tmp_path: Path, name: str, command: list[str]) -> Program:
-    log = tmp_path / f"{name}.log"
-    return Program(name, command, environ=os.environ, log=log, cwd=tmp_path)
-
-
-def test_a_child_that_dies_is_restarted_and_its_last_line_said(tmp_path: Path) -> None:
-    said: list[str] = []
-    parts: list[Part] = []
-    supervisor = Supervisor(said.append, lambda now: parts.__setitem__(slice(None), now))
-    child = program(tmp_path, "sleeper", SLEEPER)
-    supervisor.start(child, stop_order=0)
-    try:
-        wait_until(lambda: "hello" in child.log.read_text())
-        first = child.pid
-        os.kill(first, signal.SIGKILL)
-        wait_until(lambda: not child.running())
-        supervisor.watch()
-        supervisor.watch()
-        assert said == ["sleeper ended (killed by SIGKILL: hello); restarting"]
-        assert child.running() and child.pid != first
-        assert [part.process.pid for part in parts] == [child.pid]
-    finally:
-        supervisor.stop()
-    assert said[1:] == ["sleeper: stopped"]
-    assert not child.running()
-
-
-def test_a_child_that_can_not_live_is_told(tmp_path: Path) -> None:
-    said: list[str] = []
-    supervisor = Supervisor(said.append, lambda now: None)
-    broken = [sys.executable, "-c", "raise SystemExit('no such setting')"]
-    supervisor.start(program(tmp_path, "broken", broken), stop_order=0)
-
-    def gives_up() -> bool:
-        supervisor.watch()
-        return supervisor.hopeless() is not None
-
-    wait_until(gives_up, timeout_s=40)
-    assert supervisor.hopeless() == "broken keeps ending: exit code 1: no such setting"
-    assert said[1].endswith("restarting in 0.5 s")
-    supervisor.stop()
-
-
-def test_what_a_dead_supervisor_left_is_ended_but_never_a_stranger(tmp_path: Path) -> None:
-    orphan, stranger = program(tmp_path, "http", SLEEPER), program(tmp_path, "other", SLEEPER)
-    servers: list[Program | Server] = [orphan, stranger]
-    for child in servers:
-        child.launch()
-    process = identify(orphan.pid)
-    assert process is not None
-    reused = ProcessId(stranger.pid, process.started - 3600)
-    parts = [Part("http", process, 15, 5.0, 0), Part("other", reused, 15, 5.0, 0)]
-    write_state(tmp_path, State(parts=parts, redis_port=1234))
-
-    assert end_leftovers(read_state(tmp_path)) == ["http"]
-
-    assert not orphan.running()
-    assert stranger.running()
-    stranger.kill()
-
-
-def test_one_supervisor_a_directory(tmp_path: Path) -> None:
-    with (
-        DirectoryLock(tmp_path),
-        pytest.raises(ServerError, match=f"already running on .*, pid {os.getpid()}: stop it"),
-        DirectoryLock(tmp_path),
-    ):
-        pass
-    with DirectoryLock(tmp_path):
-        assert (tmp_path / "lock").read_text().strip() == str(os.getpid())
 
 
 def test_a_running_stack_is_found_by_its_directory(tmp_path: Path) -> None:

@@ -187,7 +187,9 @@ def test_ctrl_c_under_load_ends_all_in_order_and_direct_reading_goes_on(stack: U
         stack.process.send_signal(signal.SIGINT)
         assert stack.process.wait(60) == 0, stack.output.read_text()
         assert not [each for each in processes if _lives(each)]
-    assert re.findall(r"^(\S+): stopped$", stack.output.read_text(), re.MULTILINE)[-7:] == PARTS
+    assert (
+        re.findall(r"^\S+Z (\S+): stopped$", stack.output.read_text(), re.MULTILINE)[-7:] == PARTS
+    )
     plain.start()
     assert set(plain.pids()) == {*PARTS, "supervisor"} - {"kafka", "relay"}
     receive(plain, "direct")
