@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 import subprocess
@@ -10,7 +9,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import psycopg
@@ -183,24 +181,11 @@ def test_a_directory_that_holds_other_things_keeps_its_own_permissions(stack: Up
     assert found.count("read") == found.count("listed") == (1 if found else 0), found
 
 
-_PACKAGES = ":".join([str(REPOSITORY), *[path for path in sys.path if "site-packages" in path]])
-
-
-def _python_for(user: dict[str, Any]) -> str:
-    """A Python of ours that the other user may run: root's own may lie where nobody else gets to."""
-    for python in (sys.executable, "/usr/bin/python3"):
-        with contextlib.suppress(OSError):
-            done = subprocess.run(
-                [python, "-c", "import api.cli"],
-                cwd="/",
-                env=os.environ | {"PYTHONPATH": _PACKAGES},
-                check=False,
-                capture_output=True,
-                **user,
-            )
-            if done.returncode == 0:
-                return python
-    pytest.skip("NOT TESTED: no other user may run this checkout")
+#: As another user who may read what root may: root's own Python can lie where nobody else gets to.
+_AS_NOBODY = [
+    *("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"),
+    *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),
+]
 
 
 @as_root
@@ -209,17 +194,16 @@ def test_not_as_root_the_same(place: Path) -> None:
     home = place / "home"
     home.mkdir()
     os.chown(home, NOBODY, NOBODY)
-    user: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
-    python = _python_for(user)
+    if subprocess.run([*_AS_NOBODY, "true"], check=False, capture_output=True).returncode != 0:
+        pytest.skip("NOT TESTED: setpriv gives no capabilities here")
     stack = Up(home / "stack")
     with (place / "out").open("wb") as output:
         stack.process = subprocess.Popen(
-            [python, "-m", "api.cli", "up", *stack.options()],
+            [*_AS_NOBODY, sys.executable, "-m", "api.cli", "up", *stack.options()],
             cwd=REPOSITORY,
-            env=stack.environ | {"HOME": str(home), "PYTHONPATH": _PACKAGES},
+            env=stack.environ | {"HOME": str(home)},
             stdout=output,
             stderr=output,
-            **user,
         )
     try:
         eventually("it is ready", lambda: stack.process.poll() is not None or stack.ready(), 90)
@@ -227,7 +211,7 @@ def test_not_as_root_the_same(place: Path) -> None:
         for path in (stack.data_dir, *stack.data_dir.rglob("*")):
             assert (path.stat().st_uid, path.stat().st_mode & 0o077) == (NOBODY, 0), path
         port = stack.state()["redis_port"]
-        with Redis(port=port) as redis, pytest.raises(Exception, match="Authentication required"):
+        with Redis(port=port) as redis, pytest.raises(Exception, match="uthenticat"):
             redis.ping()
     finally:
         stack.process.terminate()
