@@ -136,7 +136,7 @@ class Engine:
         Never raises for what Redis does: ``unavailable`` says that the outcome is unknown and the
         same id, sent again, will tell it. ValueError: values that no command may have.
         """
-        if type(command) is GetStock:
+        if type(command) is GetStock and self._overdue.is_due():
             await self._overdue.look()
         return (await self._batchers[0].submit((command,)))[0]
 
@@ -147,7 +147,7 @@ class Engine:
         type (the reserves among themselves); those of different types on different ids may not. A call
         that gets no answer, or a reserve that waits for overdue units, lets later ones pass.
         """
-        if commands and type(commands[0]) is GetStock:
+        if commands and type(commands[0]) is GetStock and self._overdue.is_due():
             await self._overdue.look()
         return await self._batchers[0].submit(commands)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import Any
 
 from redis.asyncio import Redis
@@ -44,13 +45,14 @@ class OverdueSweep:
         self._look_at = 0.0
         self._looking: asyncio.Task[None] | None = None
 
+    def is_due(self) -> bool:
+        """Is it time to ``look`` before a stock read? Cheap, for every read asks."""
+        return self._looking is not None or monotonic() >= self._look_at
+
     async def look(self) -> None:
-        """Before a stock read. Never raises for what Redis does."""
-        loop = asyncio.get_running_loop()
+        """Take back a step where it is overdue. Never raises for what Redis does."""
         if self._looking is None:
-            if loop.time() < self._look_at:
-                return
-            self._looking = loop.create_task(self._sweep_overdue())
+            self._looking = asyncio.get_running_loop().create_task(self._sweep_overdue())
         # Not cancelled with whoever waits: others may wait for it too.
         await asyncio.wait((self._looking,), timeout=WAIT_MAX_S)
 
@@ -69,7 +71,7 @@ class OverdueSweep:
         except Exception:
             log.exception("looking for overdue deadlines failed")
         finally:
-            self._look_at = asyncio.get_running_loop().time() + LOOK_EVERY_S
+            self._look_at = monotonic() + LOOK_EVERY_S
             self._looking = None
 
     async def _overdue_ms(self, partition: int) -> int:
