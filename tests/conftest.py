@@ -7,9 +7,10 @@ valkey-server 8. One that is missing is skipped with a loud line on a laptop, an
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import NoReturn
 
 import psycopg
@@ -34,6 +35,16 @@ def _missing(what: str) -> NoReturn:
         pytest.fail(f"{what} is missing, and CI must test it", pytrace=False)
     _MISSING.add(what)
     pytest.skip(f"{what} is missing")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """For root: a directory of this run alone. pytest's own is closed to other users by every run that
+    begins, and the servers of a stack are run by one of those."""
+    if os.geteuid() == 0 and not config.option.basetemp:
+        directory = mkdtemp(prefix="holdfast-tests-")
+        config.option.basetemp = directory
+        config.add_cleanup(lambda: shutil.rmtree(directory, ignore_errors=True))
 
 
 @pytest.hookimpl(trylast=True)
