@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -68,14 +69,16 @@ class Batcher:
         self._tasks: set[asyncio.Task[None]] = set()
         self._scheduled = False
 
-    def submit(self, commands: Sequence[Command]) -> asyncio.Future[list[Outcome]]:
-        """Hand in commands; the future gets their outcomes in order.
+    def submit(
+        self, commands: Sequence[Command], lines_max: int = sys.maxsize
+    ) -> asyncio.Future[list[Outcome]]:
+        """Hand in commands; the future gets their outcomes in order, bounded by ``lines_max``.
 
         Cancelling it disturbs nobody else: commands not yet sent are dropped, sent ones are decided
         and their outcome forgotten. ValueError: a command no script may see; none was handed in.
         """
         loop = asyncio.get_running_loop()
-        submission = Submission(loop.create_future(), len(commands))
+        submission = Submission(loop.create_future(), len(commands), lines_max)
         self._queue += self._parts(submission, commands)
         if not commands:
             submission.future.set_result([])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -140,8 +141,11 @@ class Engine:
             await self._overdue.look()
         return (await self._batchers[0].submit((command,)))[0]
 
-    async def call_all(self, commands: Sequence[Command]) -> list[Outcome]:
-        """Decide many commands, each by itself; outcomes in the order given.
+    async def call_all(
+        self, commands: Sequence[Command], *, lines_max: int = sys.maxsize
+    ) -> list[Outcome]:
+        """Decide many commands, each by itself; outcomes in the order given. Those past ``lines_max`` lines
+        (or stock records) in all are ``truncated``.
 
         Commands on one reservation or movement id take effect in the order given, and so do those of one
         type (the reserves among themselves); those of different types on different ids may not. A call
@@ -149,7 +153,7 @@ class Engine:
         """
         if commands and type(commands[0]) is GetStock and self._overdue.is_due():
             await self._overdue.look()
-        return await self._batchers[0].submit(commands)
+        return await self._batchers[0].submit(commands, lines_max)
 
     async def sweep(self, partition: int) -> Swept | None:
         """Take back what is due, at most 500 entries; None while the partition is closed."""

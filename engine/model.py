@@ -158,7 +158,8 @@ class Outcome(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What became of a command. Fields that don't belong to the status are empty.
 
     ``replayed``: this is what happened the first time; nothing changed now. ``detail``: a sentence
-    for a person where the status alone doesn't say enough.
+    for a person where the status alone doesn't say enough. ``truncated``: reservation, shortages and stock
+    were left out, because the outcomes of the call together have more lines than were asked for.
     """
 
     status: Status
@@ -168,3 +169,4 @@ class Outcome(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     applied: Applied | None = None
     replayed: bool = False
     detail: str = ""
+    truncated: bool = False

@@ -43,17 +43,42 @@ class Operation:
     pack: Callable[[Sequence[Wire]], tuple[bytes, ...]] = pack
 
 
+def _lines_of(outcome: Outcome) -> int:
+    reservation = outcome.reservation
+    return (
+        len(outcome.shortages)
+        + len(outcome.stock)
+        + (0 if reservation is None else len(reservation.lines))
+    )
+
+
+def _without_lines(outcome: Outcome) -> Outcome:
+    return msgspec.structs.replace(
+        outcome, reservation=None, shortages=(), stock=(), truncated=True
+    )
+
+
 class Submission:
-    """Commands handed in together; the future gets all their outcomes at once, in order."""
+    """Commands handed in together; the future gets all their outcomes at once, in order.
 
-    __slots__ = ("future", "left", "outcomes")
+    ``lines_left``: outcomes with more lines than that together are kept without them: a cart that was
+    named two thousand times would fill the memory.
+    """
 
-    def __init__(self, future: asyncio.Future[list[Outcome]], count: int) -> None:
+    __slots__ = ("future", "left", "lines_left", "outcomes")
+
+    def __init__(self, future: asyncio.Future[list[Outcome]], count: int, lines_max: int) -> None:
         self.future = future
+        self.lines_left = lines_max
         self.outcomes: list[Outcome | None] = [None] * count
         self.left = count
 
     def fill(self, places: Sequence[int], outcomes: Sequence[Outcome]) -> None:
+        lines = sum(map(_lines_of, outcomes))
+        if lines > self.lines_left:
+            outcomes = [self._bounded(outcome) for outcome in outcomes]
+        else:
+            self.lines_left -= lines
         if isinstance(places, range):
             self.outcomes[places.start : places.stop] = outcomes
         else:
@@ -62,6 +87,13 @@ class Submission:
         self.left -= len(places)
         if self.left == 0 and not self.future.done():
             self.future.set_result(self.outcomes)  # type: ignore[arg-type]
+
+    def _bounded(self, outcome: Outcome) -> Outcome:
+        lines = _lines_of(outcome)
+        if lines > self.lines_left:
+            return _without_lines(outcome)
+        self.lines_left -= lines
+        return outcome
 
 
 class Part:
