@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from urllib.parse import unquote
 
 from starlette.applications import Starlette
 from starlette.routing import Route
@@ -14,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from api import handlers
 from api.asgi import Endpoint, Nowhere, Patience
 from api.audit_trail import get_movements
+from api.hosts import Hosts
 from api.ledger_reader import LedgerReader
 from api.metrics import metrics
 from api.reconciliations import Reconciler, latest_reconciliation, post_reconciliation
@@ -55,6 +57,8 @@ class Application(Starlette):
     """Starlette, but for the hottest paths."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope["path"] = path_of(scope)
         endpoint = HOT.get(scope.get("path", ""))
         if endpoint is None or scope["type"] != "http":
             await super().__call__(scope, receive, send)
@@ -63,9 +67,22 @@ class Application(Starlette):
         await endpoint(scope, receive, send)
 
 
-def make_app(settings: Settings) -> Application:
-    """The application. It starts without Redis and without PostgreSQL, and answers 503 until they
-    are there."""
+def path_of(scope: Scope) -> str:
+    """The path with its escapes resolved, but for the slash: that one is part of a value, and separates
+    nothing."""
+    raw: bytes = scope.get("raw_path") or b""
+    if b"%" not in raw:
+        return str(scope["path"])
+    return "/".join(
+        [unquote(part).replace("/", "%2F") for part in raw.decode("latin-1").split("/")]
+    )
+
+
+def make_app(settings: Settings, hosts: Hosts | None = None) -> Application:
+    """The application. ``hosts``: by which names it may be called, by default those of loopback.
+
+    It starts without Redis and without PostgreSQL, and answers 503 until they are there.
+    """
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -94,6 +111,7 @@ def make_app(settings: Settings) -> Application:
     app.router.redirect_slashes = False
     app.state.settings = settings
     app.state.engine = None
+    app.state.hosts = hosts or Hosts()
     app.state.patience = Patience()
     app.state.selling = Watch(lambda: app.state.engine, settings.partitions)
     app.state.reconciler = Reconciler(settings)

@@ -69,6 +69,7 @@ class Call:
         return pairs
 
 
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 Handler = Callable[[Call], Awaitable[Reply]]
 
 
@@ -86,8 +87,12 @@ class Endpoint:
             # First of all, also where it is refused: a client that still sends hears no answer.
             state = scope["app"].state
             body = await state.patience.body(receive, state.settings.body_max_bytes)
+            state.hosts.check(scope["headers"], scope["http_version"])
+            call = Call(scope, body, receive)
             handler = self._handlers.get(scope["method"], self._refuse_method)
-            reply = await handler(Call(scope, body, receive))
+            if scope["method"] in _WITH_BODY and handler != self._refuse_method:
+                check_body(call)
+            reply = await handler(call)
         except Problem as problem:
             reply = problem.reply()
         except Disconnected:
@@ -201,21 +206,48 @@ class Nowhere(Endpoint):
         raise Problem("not_found", f"there is nothing at {call.scope['path'][:200]!r}")
 
 
-def check_content_type(call: Call) -> None:
-    """Problem 415 where a body is announced as something else than JSON."""
-    content_type = call.header(b"content-type")
-    if content_type is not None:
-        kind = content_type.split(";")[0].strip().lower()
-        if kind != "application/json":
+def check_body(call: Call) -> None:
+    """Problem 415 for a body that is not said to be JSON, 400 where JSON is announced and nothing came, or
+    another length: what a body would have narrowed must never be taken for all."""
+    kinds: list[bytes] = []
+    for name, value in call.scope["headers"]:
+        if name == b"content-type":
+            kinds.append(value)
+        elif name == b"content-length":
+            if not value.isdigit() or int(value) != len(call.body):
+                raise Problem(
+                    "invalid_request",
+                    f"content-length is {_text(value)}, and {len(call.body)} bytes came",
+                )
+        elif name == b"content-encoding" and value.lower() != b"identity":
             raise Problem(
                 "unsupported_media_type",
-                f"content-type is {kind[:100]!r}; it must be application/json",
+                f"content-encoding is {_text(value)}; send the body as it is",
             )
+    if len(kinds) == 1 and kinds[0] == b"application/json" and call.body:
+        return
+    if len(kinds) > 1:
+        raise Problem("unsupported_media_type", "content-type was sent more than once")
+    kind = kinds[0].split(b";")[0].strip().lower() if kinds else None
+    if call.body and kind is None:
+        raise Problem(
+            "unsupported_media_type",
+            "a body came without content-type; it must be application/json",
+        )
+    if call.body and kind is not None and kind != b"application/json":
+        raise Problem(
+            "unsupported_media_type", f"content-type is {_text(kind)}; it must be application/json"
+        )
+    if not call.body and kind is not None and b"json" in kind:
+        raise Problem("invalid_request", f"content-type is {_text(kind)}, and there is no body")
+
+
+def _text(value: bytes) -> str:
+    return repr(value[:100].decode("latin-1"))
 
 
 def decode_json(call: Call, decoder: msgspec.json.Decoder[Any]) -> Any:
-    """The body as the decoder's type. Problem 415 or 400 that names the field and the value."""
-    check_content_type(call)
+    """The body as the decoder's type. Problem 400 that names the field and the value."""
     try:
         return decode(decoder, call.body)
     except Unreadable as error:

@@ -10,7 +10,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from api import plain, schema
-from api.asgi import Call, Unreadable, check_content_type, decode, decode_json
+from api.asgi import Call, Unreadable, decode, decode_json
 from api.problems import HTTP_STATUS, PROBLEMS, Problem, Reply, json_reply, refuse
 from engine.addresses import why
 from engine.engine import Engine
@@ -30,6 +30,8 @@ from engine.model import (
 _ID = re.compile(ID_PATTERN)
 _REPLAYED = (b"idempotent-replayed", b"true")
 STOCK_SKUS_MAX = 2_000
+#: Lines of reservations and refusals, or stock records, in one answer: 88 KB could ask for 282 MB.
+ANSWER_LINES_MAX = 20_000
 
 _reserve_in = msgspec.json.Decoder(schema.ReserveIn)
 _part_in = msgspec.json.Decoder(schema.PartIn)
@@ -133,7 +135,7 @@ async def get_reservation(call: Call) -> Reply:
 
 
 def _part(call: Call) -> dict[str, Any]:
-    body = decode_json(call, _part_in) if call.body.strip() else schema.PartIn()
+    body = decode_json(call, _part_in) if call.body else schema.PartIn()
     try:
         lines, request_id = body.part(_idempotency_key(call))
     except schema.Misfit as misfit:
@@ -165,14 +167,13 @@ async def move(call: Call) -> Reply:
 async def batch(call: Call) -> Reply:
     """Each operation is decided by itself; a misfit one is told in its own result."""
     results, commands, places = _batch_commands(call)
-    outcomes = await engine_of(call).call_all(commands)
+    outcomes = await engine_of(call).call_all(commands, lines_max=ANSWER_LINES_MAX)
     for place, command, outcome in zip(places, commands, outcomes, strict=True):
         results[place] = _result(command, outcome)
     return json_reply(200, {"results": results})
 
 
 def _batch_commands(call: Call) -> tuple[list[dict[str, Any]], list[Command], Sequence[int]]:
-    check_content_type(call)
     usual = plain.read_commands(call.body)
     if usual is not None:
         return [{}] * len(usual), usual, range(len(usual))
@@ -202,6 +203,8 @@ def _result(command: Command, outcome: Outcome) -> dict[str, Any]:
         result["lines"] = outcome.shortages
     elif outcome.applied is not None and isinstance(command, Movement):
         result["movement"] = schema.movement_out(command, outcome)
+    if outcome.truncated:
+        result["truncated"] = True
     if outcome.detail:
         result["detail"] = outcome.detail
     elif outcome.reservation is None and outcome.status in PROBLEMS:
@@ -230,7 +233,13 @@ async def get_stocks(call: Call) -> Reply:
             raise Problem(
                 "invalid_request", f"sku: got {sku[:80]!r}; it must match {ID_PATTERN[:-2]}$"
             )
-    outcomes = await engine_of(call).call_all([GetStock(sku) for sku in skus])
+    commands = [GetStock(sku) for sku in skus]
+    outcomes = await engine_of(call).call_all(commands, lines_max=ANSWER_LINES_MAX)
+    if any(outcome.truncated for outcome in outcomes):
+        raise Problem(
+            "invalid_request",
+            f"sku: these have more than {ANSWER_LINES_MAX} stock records together; name fewer",
+        )
     known, unknown = [], []
     for sku, outcome in zip(skus, outcomes, strict=True):
         if outcome.stock:

@@ -36,7 +36,7 @@ class ReserveOp(
     lines: Annotated[list[Line], Meta(min_length=1, max_length=LINES_MAX)]  # type: ignore[assignment]
     reservation_id: str | None = None
     customer_id: str | None = None
-    ttl_seconds: schema.TtlSeconds = 900
+    ttl_seconds: schema.TtlSeconds | None = None
 
 
 class ConfirmOp(

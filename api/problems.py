@@ -59,17 +59,23 @@ HTTP_STATUS: dict[str, dict[Status, int]] = {
 PROBLEMS: dict[str, tuple[int, str, str]] = {
     "invalid_request": (400, "The request does not fit", "see the documentation of this call"),
     "unauthenticated": (401, "No valid key", "send an API key"),
-    "forbidden": (403, "The key may not do this", "use a key with the scope"),
+    "forbidden": (403, "Not from there, or not with this key", "see detail"),
     "not_found": (404, "Nothing there", "there is nothing at this address"),
     "method_not_allowed": (405, "Not with this method", "see the Allow header"),
-    "request_timeout": (408, "The body took too long", "send it faster"),
+    "request_timeout": (408, "The request took too long", "send it faster"),
     "body_too_large": (413, "The body is too large", "send it in parts"),
     "unsupported_media_type": (415, "Not JSON", "send application/json"),
+    "headers_too_large": (431, "Too many headers", "send less before the body"),
     "internal_error": (500, "Our mistake", "the log has more"),
     "unavailable": (
         503,
         "Not to be reached right now",
         "the outcome is unknown: send the same id again and you will be told",
+    ),
+    "overloaded": (
+        503,
+        "Too much at once",
+        "this worker has too many connections, or too much to read; nothing was changed",
     ),
     Status.PARTITION_CLOSED: (
         503,

@@ -40,6 +40,7 @@ MovementType = Literal[
     "receive", "return", "damage", "transfer", "count", "inspect_pass", "inspect_fail"
 ]
 OPERATIONS_MAX = 2_000
+TTL_SECONDS = 900
 
 
 class Misfit(ValueError):
@@ -74,32 +75,35 @@ class ReserveIn(msgspec.Struct, forbid_unknown_fields=True, gc=False, kw_only=Tr
     lines: LinesIn
     reservation_id: Id | None = None
     customer_id: Text | None = None
-    ttl_seconds: TtlSeconds = 900
+    ttl_seconds: TtlSeconds | None = None
 
     def command(self, key: str | None = None) -> Reserve:
         return Reserve(
             reservation_id=self.reservation_id or key or token_hex(12),
             order_id=self.order_id,
             lines=_lines(self.lines),
-            ttl_ms=self.ttl_seconds * 1000,
+            ttl_ms=(self.ttl_seconds or TTL_SECONDS) * 1000,
             customer_id=self.customer_id,
         )
 
 
 class PartIn(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """Body of confirm and release: empty for all that is left."""
+    """Body of confirm and release: without lines all that is left. ``null`` is no way to say that."""
 
-    lines: LinesIn | None = None
+    lines: LinesIn | msgspec.UnsetType = msgspec.UNSET
     request_id: Id | None = None
 
     def part(self, key: str | None) -> tuple[tuple[Line, ...], str | None]:
         request_id = self.request_id or key
-        if self.lines is not None and request_id is None:
+        lines = self.lines
+        if lines is msgspec.UNSET:
+            return (), request_id
+        if request_id is None:
             raise Misfit(
                 "request_id: a part needs one (or an Idempotency-Key), so that a retry after a"
                 " lost reply can't take it twice"
             )
-        return _lines(self.lines) if self.lines else (), request_id
+        return _lines(lines), request_id
 
 
 class ExtendIn(msgspec.Struct, forbid_unknown_fields=True, gc=False):

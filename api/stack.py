@@ -257,6 +257,8 @@ class Stack:
             return
         descriptors = () if listener is None else (listener.fileno(),)
         arguments = [part for number in descriptors for part in ("--fd", str(number))]
+        if listener is not None:
+            arguments += ["--host", self._options.host]  # a name that it may be called by
         program = Program(
             name,
             child_command(command, *arguments),
