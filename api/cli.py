@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 import psycopg
@@ -40,8 +40,9 @@ from api.cli_quarantine import quarantine_group
 from api.cli_reconcile import reconcile_command
 from api.cli_replay import replay_command
 from api.cli_restore import restore_command
+from api.connections import Connections
+from api.hosts import Hosts
 from api.servers import ServerError
-from api.transport import Protocol
 from engine.addresses import printable, why
 from engine.engine import Engine
 from engine.errors import HoldfastError
@@ -120,16 +121,16 @@ def serve(host: str, port: int, fd: int | None, allow_unauthenticated: bool) -> 
         listener = listen(host, port)
     else:
         listener = socket.socket(fileno=fd)
+    hosts = Hosts.of_address(listener.getsockname()[0], host, settings.hosts)
     config = uvicorn.Config(
-        make_app(settings),
+        make_app(settings, hosts),
         loop="uvloop",
-        http=Protocol,
+        http=cast(Any, Connections(settings)),
         ws="none",
         access_log=False,
         proxy_headers=False,
         log_config=None,
         server_header=False,
-        timeout_keep_alive=75,
         timeout_graceful_shutdown=5,
     )
     _collect_seldom()

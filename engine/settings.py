@@ -29,6 +29,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ``kafka_topic`` (made with ``kafka_replication_factor`` where it is missing; 0 is the brokers' own
     default). ``outbox_max_events``, ``outbox_max_bytes``: with more than that not yet shipped, reserve
     and receive are refused. ``data_dir``: of the stack that started this process, if one did.
+
+    Of an HTTP worker: ``head_max_bytes`` of request line and headers together, ``head_timeout_ms`` for
+    them to arrive, ``keep_alive_ms`` for the next request, ``send_timeout_ms`` for an answer to be taken;
+    ``connections_max`` at once; ``bodies_max_bytes`` of requests under way, and ``unsent_max_bytes`` of
+    answers that clients have not taken, each in all. ``hosts``: names by which it may be called,
+    separated by commas, beside its own address.
     """
 
     redis_url: str = "redis://127.0.0.1:6379/0"
@@ -38,6 +44,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     lifetime_max_ms: int = 4 * HOUR_MS
     unavailable_after_ms: int = 800
     body_max_bytes: int = 4 * 1024 * 1024
+    head_max_bytes: int = 64 * 1024
+    head_timeout_ms: int = 10_000
+    keep_alive_ms: int = 75_000
+    send_timeout_ms: int = 30_000
+    connections_max: int = 4_096
+    bodies_max_bytes: int = 64 * 1024 * 1024
+    unsent_max_bytes: int = 64 * 1024 * 1024
+    hosts: str = ""
     sweep_interval_ms: int = 200
     kafka_bootstrap: str = ""
     kafka_topic: str = "holdfast.events"

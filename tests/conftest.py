@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import NoReturn
@@ -128,6 +128,17 @@ async def engine(redis: Redis, redis_server: RedisServer) -> AsyncIterator[Engin
     engine = await Engine.start(Settings(redis_url=redis_server.url))
     yield engine
     await engine.close()
+
+
+@pytest.fixture
+def needs() -> Callable[[str], None]:
+    """For tests of programs that may not be installed: ``needs("node")``."""
+
+    def needs(program: str) -> None:
+        if shutil.which(program) is None:
+            _missing(program)
+
+    return needs
 
 
 @pytest.fixture

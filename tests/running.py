@@ -6,12 +6,14 @@ import asyncio
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -21,6 +23,8 @@ import msgspec
 import psycopg
 import pytest
 from kit import open_now
+from redis.exceptions import RedisError
+from starlette.applications import Starlette
 
 from api.app import make_app
 from api.servers import RedisServer, find_redis_binaries, free_port
@@ -127,17 +131,29 @@ def persisting(settings: Settings, *, until_open: bool = True) -> Iterator[Persi
         assert not thread.is_alive(), "the persister did not end"
 
 
+async def _until_connected(app: Starlette, redis_url: str) -> None:
+    """Where there is a Redis, the first request finds the engine ready, on a busy machine too."""
+    try:
+        with connect_redis(redis_url) as redis:
+            redis.ping()
+    except RedisError:
+        return
+    for _ in range(150):  # 3 s: some tests are about a Redis that can't be used
+        if app.state.engine is not None:
+            return
+        await asyncio.sleep(0.02)
+
+
 @asynccontextmanager
 async def in_process(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the application in this process, its lifespan run."""
     app = make_app(settings)
     lifespan = app.router.lifespan_context(app)
     await lifespan.__aenter__()
+    await _until_connected(app, settings.redis_url)
     try:
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(
-            transport=transport, base_url="http://holdfast.test"
-        ) as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             yield client
     finally:
         # A server ends the lifespan in order whatever happened meanwhile: no exception goes in.
@@ -190,26 +206,53 @@ def _answers(url: str) -> bool:
         return False
 
 
+@dataclass(frozen=True)
+class Service:
+    """A running `holdfast serve`."""
+
+    url: str
+    pid: int
+    log: Path
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
+
+
 @contextmanager
-def served(settings: Settings, log: Path) -> Iterator[str]:
-    """`holdfast serve` as a process; its address."""
+def serving(
+    settings: Settings, log: Path, *options: str, files_max: int = 0, **environ: str
+) -> Iterator[Service]:
+    """`holdfast serve` as a process, with variables of its own; ``files_max`` is its `ulimit -n`."""
     port = free_port()
+
+    def limit_files() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files_max, files_max))
+
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "api.cli", "serve", "--port", str(port)],
+            [sys.executable, "-m", "api.cli", "serve", "--port", str(port), *options],
             cwd=REPOSITORY,
-            env=environment(settings),
+            env=environment(settings, **environ),
             stdout=output,
             stderr=output,
+            preexec_fn=limit_files if files_max else None,
         )
-    url = f"http://127.0.0.1:{port}"
+    service = Service(f"http://127.0.0.1:{port}", process.pid, log)
     try:
-        eventually("the service is ready", lambda: _answers(f"{url}/health/ready"))
-        yield url
+        eventually("the service is ready", lambda: _answers(f"{service.url}/health/ready"))
+        yield service
     finally:
         process.terminate()
         code = process.wait(30)
     assert code == 0, log.read_text()
+
+
+@contextmanager
+def served(settings: Settings, log: Path) -> Iterator[str]:
+    """`holdfast serve` as a process; its address."""
+    with serving(settings, log) as service:
+        yield service.url
 
 
 class Up:

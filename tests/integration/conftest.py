@@ -7,7 +7,16 @@ from collections.abc import AsyncIterator, Iterator
 import httpx
 import pytest
 from redis import Redis
-from running import NO_POSTGRES, Receive, in_process, open_by_hand, persisting, until_ready
+from running import (
+    NO_POSTGRES,
+    Receive,
+    in_process,
+    open_by_hand,
+    persisting,
+    serving,
+    until_ready,
+)
+from wire_kit import Shop
 
 from api.servers import RedisServer, choose_redis
 from engine.settings import Settings
@@ -44,6 +53,24 @@ def one_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="module")
+def wire_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Settings of an own Redis, opened, for tests of what is said over HTTP; no ledger behind it."""
+    server = RedisServer(choose_redis(), tmp_path_factory.mktemp("wire"), appendfsync="no")
+    server.start()
+    open_by_hand(server.url)
+    yield Settings(redis_url=server.url, postgres_url=NO_POSTGRES)
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def shop(wire_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """A running service with stock."""
+    log = tmp_path_factory.mktemp("serve") / "serve.log"
+    with serving(wire_settings, log) as service, Shop(service) as shop:
+        yield shop
 
 
 @pytest.fixture
