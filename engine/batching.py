@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -70,7 +69,7 @@ class Batcher:
         self._scheduled = False
 
     def submit(
-        self, commands: Sequence[Command], lines_max: int = sys.maxsize
+        self, commands: Sequence[Command], lines_max: int | None = None
     ) -> asyncio.Future[list[Outcome]]:
         """Hand in commands; the future gets their outcomes in order, bounded by ``lines_max``.
 

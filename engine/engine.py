@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -142,7 +141,7 @@ class Engine:
         return (await self._batchers[0].submit((command,)))[0]
 
     async def call_all(
-        self, commands: Sequence[Command], *, lines_max: int = sys.maxsize
+        self, commands: Sequence[Command], *, lines_max: int | None = None
     ) -> list[Outcome]:
         """Decide many commands, each by itself; outcomes in the order given. Those past ``lines_max`` lines
         (or stock records) in all are ``truncated``.

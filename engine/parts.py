@@ -43,13 +43,15 @@ class Operation:
     pack: Callable[[Sequence[Wire]], tuple[bytes, ...]] = pack
 
 
-def _lines_of(outcome: Outcome) -> int:
-    reservation = outcome.reservation
-    return (
-        len(outcome.shortages)
-        + len(outcome.stock)
-        + (0 if reservation is None else len(reservation.lines))
-    )
+def _lines_of(outcomes: Sequence[Outcome]) -> int:
+    lines = 0
+    for outcome in outcomes:
+        reservation = outcome.reservation
+        if reservation is not None:
+            lines += len(reservation.lines)
+        else:
+            lines += len(outcome.shortages) + len(outcome.stock)
+    return lines
 
 
 def _without_lines(outcome: Outcome) -> Outcome:
@@ -67,18 +69,21 @@ class Submission:
 
     __slots__ = ("future", "left", "lines_left", "outcomes")
 
-    def __init__(self, future: asyncio.Future[list[Outcome]], count: int, lines_max: int) -> None:
+    def __init__(
+        self, future: asyncio.Future[list[Outcome]], count: int, lines_max: int | None
+    ) -> None:
         self.future = future
         self.lines_left = lines_max
         self.outcomes: list[Outcome | None] = [None] * count
         self.left = count
 
     def fill(self, places: Sequence[int], outcomes: Sequence[Outcome]) -> None:
-        lines = sum(map(_lines_of, outcomes))
-        if lines > self.lines_left:
-            outcomes = [self._bounded(outcome) for outcome in outcomes]
-        else:
-            self.lines_left -= lines
+        if self.lines_left is not None:
+            lines = _lines_of(outcomes)
+            if lines > self.lines_left:
+                outcomes = [self._bounded(outcome) for outcome in outcomes]
+            else:
+                self.lines_left -= lines
         if isinstance(places, range):
             self.outcomes[places.start : places.stop] = outcomes
         else:
@@ -89,8 +94,8 @@ class Submission:
             self.future.set_result(self.outcomes)  # type: ignore[arg-type]
 
     def _bounded(self, outcome: Outcome) -> Outcome:
-        lines = _lines_of(outcome)
-        if lines > self.lines_left:
+        lines = _lines_of((outcome,))
+        if self.lines_left is None or lines > self.lines_left:
             return _without_lines(outcome)
         self.lines_left -= lines
         return outcome
