@@ -27,8 +27,11 @@ HTTP_STATUS: dict[str, dict[Status, int]] = {
     "reserve": _EVERYWHERE
     | {
         Status.BACKLOG_FULL: 503,
-        Status.ALREADY_RESERVED: 200,
         Status.RESERVATION_MISMATCH: 422,
+        # Not all of it is held or confirmed: whoever looks at 2xx alone must not sell without a hold.
+        Status.ALREADY_RELEASED: 409,
+        Status.RESERVATION_EXPIRED: 409,
+        Status.ALREADY_RESERVED: 200,
         Status.UNKNOWN_SKU: 404,
         Status.INSUFFICIENT_STOCK: 409,
         Status.RESERVED: 201,
@@ -109,12 +112,12 @@ PROBLEMS: dict[str, tuple[int, str, str]] = {
         "it was never made, or ended longer ago than reservations are kept",
     ),
     Status.INSUFFICIENT_STOCK: (409, "Not enough stock", "lines tells what is available"),
-    Status.ALREADY_CONFIRMED: (409, "Already confirmed", "all units of it have been confirmed"),
-    Status.ALREADY_RELEASED: (409, "Already released", "its units have been given back"),
+    Status.ALREADY_CONFIRMED: (409, "Already confirmed", "what was left of it has been confirmed"),
+    Status.ALREADY_RELEASED: (409, "Already released", "units of it have been given back"),
     Status.RESERVATION_EXPIRED: (
         409,
         "Expired",
-        "its deadline has passed and its units can be sold again",
+        "its deadline has passed, and what was left of it can be sold again",
     ),
     Status.LIFETIME_EXCEEDED: (
         409,

@@ -13,34 +13,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from engine.link import Link
 from engine.model import Command, Outcome
-from engine.parts import Group, Operation, Part, Submission, Waiting
+from engine.parts import Group, Operation, Part, Submission
+from engine.queue import COMMANDS_MAX, Queue
 from engine.repeats import Repeats
 from engine.reservations import Wire
 from engine.scripts import Scripts
-from engine.selling import status_for_all
+from engine.sending import Sender, Step
 from engine.statuses import Status
 
 log = logging.getLogger("holdfast.engine")
 
-COMMANDS_MAX = 512
-LINES_MAX = 4_000
 IN_FLIGHT_MAX = 2
 MORE_DUE_MAX_S = 2.0
-_Step = dict[str, Group]  # by script
-_Calls = dict[str, tuple[bytes, ...]]  # script → the first arguments of its call
+_REFUSALS_OF_ONE = (b"store_full", b"backlog_full")
 
 
 class Batcher:
@@ -54,17 +47,17 @@ class Batcher:
         *,
         unavailable_after_ms: int,
     ) -> None:
-        self._redis = redis
-        # One for each call in flight: Redis then reads them all before its one fsync.
-        self._links = [Link(redis.connection_pool) for _ in range(IN_FLIGHT_MAX)]
-        self._scripts = scripts
         self._repeats = Repeats(log)
+        self._sender = Sender(
+            redis,
+            scripts,
+            self._repeats,
+            in_flight_max=IN_FLIGHT_MAX,
+            unavailable_after_ms=unavailable_after_ms,
+        )
         self._operations = operations
         self._in_order = [operation.script for operation in operations.values()]
-        self._unavailable_after_s = unavailable_after_ms / 1000
-        self._queue: deque[Part] = deque()
-        self._in_flight: list[Group] = []
-        self._limits: dict[str, int] = {}  # script → commands it is sent in one call
+        self._queue = Queue()
         self._tasks: set[asyncio.Task[None]] = set()
         self._scheduled = False
 
@@ -78,7 +71,7 @@ class Batcher:
         """
         loop = asyncio.get_running_loop()
         submission = Submission(loop.create_future(), len(commands), lines_max)
-        self._queue += self._parts(submission, commands)
+        self._queue.add(self._parts(submission, commands))
         if not commands:
             submission.future.set_result([])
         elif not self._scheduled:
@@ -111,12 +104,7 @@ class Batcher:
     async def open(self) -> None:
         """Connect now instead of at the first call. RedisError or OSError where that can't be; nothing
         stays connected then."""
-        try:
-            for link in self._links:
-                await link.open()
-        except BaseException:
-            await self.close()
-            raise
+        await self._sender.open()
 
     async def close(self) -> None:
         """Let what was handed in be decided, then disconnect."""
@@ -125,16 +113,14 @@ class Batcher:
                 await asyncio.wait(self._tasks)  # not gather: cancelled, it would cancel them too
             await asyncio.sleep(0)
         self._repeats.close()
-        for link in self._links:
-            await link.close()
+        await self._sender.close()
 
     def _pump(self) -> None:
         self._scheduled = False
         while self._queue and len(self._tasks) < IN_FLIGHT_MAX:
-            step = self._next_step()
+            step = self._queue.next_step()
             if not step:
                 return
-            self._in_flight += step.values()
             task = asyncio.get_running_loop().create_task(self._run(step))
             self._tasks.add(task)
             task.add_done_callback(self._finished)
@@ -143,63 +129,12 @@ class Batcher:
         self._tasks.discard(task)
         self._pump()
 
-    def _next_step(self) -> _Step:
-        """As much of the queue as one step may take, first come first served; what has to wait stays
-        at the head of the queue, in order."""
-        step: _Step = {}
-        room, lines_left = COMMANDS_MAX, LINES_MAX
-        waiting = Waiting()
-        queue = self._queue
-        while queue and room:
-            part = queue.popleft()
-            script = part.operation.script
-            if part.submission.future.done():
-                continue
-            group = step.get(script)
-            if waiting.holds_up(part) or not self._may_go(part, group, step):
-                waiting.add(part)
-                continue
-            group = group or Group(part.operation)
-            most = self._limits.get(script, COMMANDS_MAX)
-            taken = min(part.fitting(lines_left), room, most - group.count)
-            if taken < part.count <= most and step and part.lines <= LINES_MAX:
-                taken = 0  # the next step can take it whole
-            if not taken and step:
-                waiting.add(part)
-                continue
-            # With more lines than a call may have, too: the script decides one at least.
-            taken = max(taken, 1)
-            if taken < part.count:
-                waiting.add(part.between(taken, part.count))
-                part = part.between(0, taken)
-            step[script] = group
-            group.add(part)
-            room -= taken
-            lines_left -= part.lines
-        queue.extendleft(reversed(waiting.parts))
-        return step
-
-    def _may_go(self, part: Part, group: Group | None, step: _Step) -> bool:
-        """Would it overtake nothing: is no id of it in another step, or in another script of this one,
-        and is no other step deciding what was handed in with it, of its type?"""
-        ids, script = part.order_keys, part.operation.script
-        if not ids:
-            return True
-        for other in self._in_flight:
-            if not other.order_keys.isdisjoint(ids):
-                return False
-            if other.operation.script == script and part.submission in other.submissions:
-                return False
-        for other in step.values():
-            if other is not group and not other.order_keys.isdisjoint(ids):
-                return False
-        return True
-
-    async def _run(self, step: _Step) -> None:
+    async def _run(self, step: Step) -> None:
+        in_order = {script: step[script] for script in self._in_order if script in step}
         undecided: list[Part] = []
         silent = False
         try:
-            replies, repeated = await self._send(step)
+            replies, repeated = await self._sender.send(in_order)
             silent = len(replies) < len(step)
             for script, group in step.items():
                 reply = replies.get(script, Status.UNAVAILABLE)
@@ -210,9 +145,7 @@ class Batcher:
             undecided.clear()
             for part in [part for group in step.values() for part in group.parts]:
                 part.give_up()
-        for group in step.values():
-            self._in_flight.remove(group)
-        self._queue.extendleft(reversed(undecided))
+        self._queue.finished(step, undecided)
         if silent:
             self._give_up_waiting()
 
@@ -229,18 +162,22 @@ class Batcher:
             self._repeats.damaged(damaged)
         if len(answers) != group.count:
             raise ValueError(f"{len(answers)} answers to {group.count} commands")
+        for refusal in _REFUSALS_OF_ONE:
+            if refused := answers.count([refusal]):
+                self._repeats.refused(refusal.decode(), refused)
         waiting: list[Part] = []
         some_wait, start = b"more_due" in answers, 0
         for part in group.parts:
             own = answers[start : start + part.count]
             start += part.count
-            for piece, answered in _decided(part, own, waiting) if some_wait else [(part, own)]:
+            pieces = _decided(part, own, waiting) if some_wait else [(part, own)]
+            for piece, answered in pieces:
                 outcomes = _decoded(piece, answered, now_ms)
                 piece.settle(_unsure(outcomes) if is_repeated else outcomes)
         # What came back undecided was too much for one call: send less next time, until one goes whole.
         count = sum([part.count for part in waiting])
         limit = max(1, group.count // 2) if count > 1 else COMMANDS_MAX
-        self._limits[group.operation.script] = limit
+        self._queue.limit(group.operation.script, limit)
         if waiting:
             self._ask_again(waiting, undecided)
 
@@ -250,83 +187,16 @@ class Batcher:
         first, mono_s = waiting[0], asyncio.get_running_loop().time()
         first.give_up_at = first.give_up_at or mono_s + MORE_DUE_MAX_S
         if mono_s >= first.give_up_at:
-            first.settle_all(Status.UNAVAILABLE)
-            waiting = waiting[1:]
+            first.between(0, 1).settle_all(Status.UNAVAILABLE)
+            others = [first.between(1, first.count)] if first.count > 1 else []
+            waiting = others + waiting[1:]
         undecided += waiting
 
     def _give_up_waiting(self) -> None:
         """Whoever waits behind a server that doesn't answer is told now, not after its own wait."""
-        waiting, self._queue = self._queue, deque()
-        for part in waiting:
+        for part in self._queue.give_up():
             self._repeats.refused(Status.UNAVAILABLE, part.count)
             part.settle_all(Status.UNAVAILABLE)
-
-    async def _send(self, step: _Step) -> tuple[dict[str, Any], set[str]]:
-        """The reply of each script that replied, or the status that stands for all its commands; and the
-        scripts that were sent more than once.
-
-        Repeats what got no reply, which is safe by the ids in it, until the time is up; whether an
-        ``unavailable`` command took effect is unknown: the same id again gives the answer.
-        """
-        loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + self._unavailable_after_s
-        calls = {script: step[script].pack() for script in self._in_order if script in step}
-        replies: dict[str, Any] = {}
-        unanswered: set[str] = set()  # sent without a reply: they may have taken effect
-        pause_s = 0.02
-        while calls:
-            try:
-                async with asyncio.timeout_at(give_up_at):
-                    answered = await self._call(step, calls)
-            except (RedisError, TimeoutError, OSError) as error:
-                self._repeats.no_reply(error)
-                unanswered.update(calls)
-            else:
-                for script, reply in answered.items():
-                    translated = self._translated(script, reply)
-                    if translated is None:
-                        unanswered.add(script)
-                        continue
-                    if script in unanswered and isinstance(translated, Status):
-                        translated = Status.UNAVAILABLE  # "nothing was changed" would be a guess
-                    replies[script] = translated
-                    del calls[script]
-            if not calls or loop.time() + pause_s >= give_up_at:
-                break
-            await asyncio.sleep(pause_s)
-            pause_s *= 2
-        return replies, unanswered
-
-    def _translated(self, script: str, reply: Any) -> Any:
-        """A reply as it is, a Status for all commands of the call, or None: ask again."""
-        if isinstance(reply, NoScriptError):
-            return None
-        status = status_for_all(reply)
-        if status is Status.UNAVAILABLE:
-            self._repeats.failed(script, reply)
-        if isinstance(reply, RedisConnectionError | RedisTimeoutError):  # LOADING, say
-            return None
-        return status or reply
-
-    async def _call(self, step: _Step, calls: _Calls) -> dict[str, Any]:
-        answered = await self._pipeline(step, calls)
-        forgotten = [s for s, reply in answered.items() if isinstance(reply, NoScriptError)]
-        if forgotten:
-            await self._scripts.load(self._redis)
-            answered |= await self._pipeline(step, {script: calls[script] for script in forgotten})
-        return answered
-
-    async def _pipeline(self, step: _Step, calls: _Calls) -> dict[str, Any]:
-        evalshas = []
-        for script, packed in calls.items():
-            operation = step[script].operation
-            sha1, keys = self._scripts.sha1[script], operation.keys
-            evalshas.append(("EVALSHA", sha1, len(keys), *keys, *packed, *operation.arguments))
-        link = self._links.pop()
-        try:
-            return dict(zip(calls, await link.call(evalshas), strict=True))
-        finally:
-            self._links.append(link)
 
 
 def _part(
@@ -354,13 +224,18 @@ def _keep_order(parts: Sequence[Part]) -> bool:
 def _decided(
     part: Part, answers: list[Any], waiting: list[Part]
 ) -> Iterator[tuple[Part, list[Any]]]:
-    """The commands that were decided, one by one; the others, too, are added to ``waiting``."""
-    for single, answer in zip(part.singles(), answers, strict=True):
-        if answer == b"more_due":
-            single.give_up_at = part.give_up_at
-            waiting.append(single)
+    """The commands that were decided, as far as they stand together; the others, too, are added to
+    ``waiting``."""
+    for is_undecided, run in groupby(
+        range(part.count), lambda place: answers[place] == b"more_due"
+    ):
+        places = list(run)
+        start, stop = places[0], places[-1] + 1
+        piece = part.between(start, stop)
+        if is_undecided:
+            waiting.append(piece)
         else:
-            yield single, [answer]
+            yield piece, answers[start:stop]
 
 
 _UNREADABLE = (msgspec.MsgspecError, ValueError, LookupError, TypeError, AttributeError)
@@ -393,5 +268,6 @@ def _unsure(outcomes: list[Outcome]) -> list[Outcome]:
     return [unavailable if each.status in _PERHAPS_OWN else each for each in outcomes]
 
 
-#: A receive that was applied may have filled the outbox, an extend have come close to its limit.
-_PERHAPS_OWN = frozenset({Status.BACKLOG_FULL, Status.LIFETIME_EXCEEDED})
+#: A receive that was applied may have filled the outbox, a reserve the memory, an extend have come close to
+#: its limit.
+_PERHAPS_OWN = frozenset({Status.BACKLOG_FULL, Status.STORE_FULL, Status.LIFETIME_EXCEEDED})

@@ -242,6 +242,7 @@ def _operations(partition: int, settings: Settings) -> dict[type, Operation]:
             mov.decode_movement,
             by_movement,
             one,
+            known="known_movements",
         ),
         Reserve: Operation(
             "reserve",
@@ -252,9 +253,17 @@ def _operations(partition: int, settings: Settings) -> dict[type, Operation]:
             by_reservation,
             lines,
             res.pack_reserves,
+            known="known_reserves",
         ),
         Extend: Operation(
-            "extend", writes, (lifetime,), res.encode_extend, res.decode_change, by_reservation, one
+            "extend",
+            writes,
+            (lifetime,),
+            res.encode_extend,
+            res.decode_change,
+            by_reservation,
+            one,
+            known="known_extends",
         ),
         Confirm: Operation(
             "confirm",

@@ -30,7 +30,8 @@ class Operation:
     ``encode`` raises ValueError for a command no script may see, before it can harm its neighbours;
     ``pack`` makes the first arguments of a call out of what it gave.
     ``order`` is put before the ids of what must keep its order (None: any order). ``lines`` counts for
-    the limit of a call.
+    the limit of a call. ``known`` is the script that tells what became of ids sent before, where a full
+    server refuses ``script`` itself; it takes the same commands and only reads.
     """
 
     script: str
@@ -41,6 +42,7 @@ class Operation:
     order: str | None
     lines: Callable[[Any], int]
     pack: Callable[[Sequence[Wire]], tuple[bytes, ...]] = pack
+    known: str = ""
 
 
 def _lines_of(outcomes: Sequence[Outcome]) -> int:
@@ -137,7 +139,7 @@ class Part:
             ids: list[Any] = [wire[0] for wire in wires]
             self.order_keys = [order + each for each in ids] if order else ids
         self.lines = sum([operation.lines(command) for command in commands])
-        self.give_up_at = 0.0
+        self.give_up_at = 0.0  # of the first command
 
     def settle(self, outcomes: Sequence[Outcome]) -> None:
         self.submission.fill(self.places, outcomes)
@@ -154,16 +156,16 @@ class Part:
     def between(self, start: int, stop: int) -> Part:
         """A part of this part."""
         cut = slice(start, stop)
-        return Part(
+        part = Part(
             self.operation,
             self.submission,
             self.places[cut],
             self.commands[cut],
             self.wires[cut],
         )
-
-    def singles(self) -> list[Part]:
-        return [self.between(i, i + 1) for i in range(self.count)]
+        if start == 0:
+            part.give_up_at = self.give_up_at
+        return part
 
     def fitting(self, lines: int) -> int:
         """How many of the first commands have no more lines than that."""

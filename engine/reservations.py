@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from engine.counts import counts_of
 from engine.model import (
     LINES_MAX,
     QUANTITY_MAX,
@@ -250,7 +251,17 @@ def _with_view(status: Status, reservation_id: str, value: bytes, now_ms: int) -
     except (msgspec.MsgspecError, IndexError, ValueError) as error:
         log.error("reservation %s can't be read: %s", reservation_id, error)
         return Outcome(status=status)
-    return Outcome(status=status, reservation=reservation)
+    detail = _counted(status, reservation) if status in _ENDED else ""
+    return Outcome(status=status, reservation=reservation, detail=detail)
+
+
+_ENDED = frozenset({Status.ALREADY_CONFIRMED, Status.ALREADY_RELEASED, Status.RESERVATION_EXPIRED})
+
+
+def _counted(status: Status, reservation: Reservation) -> str:
+    """What a call on a reservation that has ended is told, also where it ended in a mixture."""
+    passed = "its deadline has passed: " if status is Status.RESERVATION_EXPIRED else ""
+    return passed + counts_of(reservation)
 
 
 _ROUNDED_TO_MS = 100
@@ -291,11 +302,14 @@ def decode_reserve(command: Reserve, answer: Any, now_ms: int) -> Outcome:
         )
     if status is Status.UNKNOWN_SKU:
         return Outcome(status=status, detail=f"no movement has ever named sku {answer[1].decode()}")
-    if status is Status.RESERVATION_MISMATCH:
+    if len(answer) == 1:
         return Outcome(status=status)
     outcome = _with_view(status, command.reservation_id, answer[1], now_ms)
     if status is Status.ALREADY_RESERVED:
         return msgspec.structs.replace(outcome, replayed=True)
+    if outcome.detail:
+        anew = f"{outcome.detail}; to reserve again choose a new reservation_id"
+        return msgspec.structs.replace(outcome, detail=anew)
     return outcome
 
 

@@ -22,9 +22,9 @@ class Status(StrEnum):
     # Internal: not decided by this script call, the engine asks again. Never leaves the engine.
     MORE_DUE = "more_due"
 
-    # Reserve.
-    ALREADY_RESERVED = "already_reserved"
+    # Reserve. Between the first two: already_released, reservation_expired.
     RESERVATION_MISMATCH = "reservation_mismatch"
+    ALREADY_RESERVED = "already_reserved"
     UNKNOWN_SKU = "unknown_sku"
     INSUFFICIENT_STOCK = "insufficient_stock"
     RESERVED = "reserved"

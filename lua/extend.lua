@@ -14,7 +14,7 @@
 --- @include lib/writes_unless_full.lua
 --- @include lib/batch.lua
 --- @include lib/due.lua
---- @include lib/ended.lua
+--- @include lib/extension.lua
 --- @include lib/finish.lua
 local values, lifetime_max_ms = cmsgpack.unpack(ARGV[1]), tonumber(ARGV[2])
 local EXTEND_EVENT = '\155' .. cmsgpack.pack('extend')
@@ -24,26 +24,13 @@ if not is_open() then
 end
 refuse_when_full()
 
-for at = 1, #values, 2 do
-  if not is_quantity(values[at + 1]) then
-    return redis.error_reply('ERR ttl_ms ' .. tostring(values[at + 1]) .. ' is not 1 or more')
-  end
-end
+check_ttls(values)
 
 local function decide(at)
   local id, ttl_ms = values[at], values[at + 1]
-  local r = read_reservation(id)
-  if not r then
-    return {'unknown_reservation'}
-  end
-  if r.state ~= HELD then
-    return {ENDED_STATUS[r.state], r.value}
-  elseif r.deadline <= head.now then
-    return {'reservation_expired', r.value}
-  end
-  local deadline = math.ceil((head.now + ttl_ms) / 100) * 100
-  if deadline <= r.deadline then
-    return {'extended', r.value}
+  local answer, r, deadline = extension(id, ttl_ms)
+  if answer then
+    return answer
   elseif head.now + ttl_ms > r.created + lifetime_max_ms then
     return {'lifetime_exceeded', r.value}
   end

@@ -11,8 +11,8 @@
 --       2 retention_ms  how long an applied movement is remembered
 --       3 outbox_max_events  with as many in the outbox receive is refused
 --       4 outbox_max_bytes   the same in bytes
--- RETURNS {now_ms, answers, damaged keys}, an answer a command, in order: {backlog_full} |
---         {already_applied, record} | {request_mismatch} | {unknown_sku, sku} |
+-- RETURNS {now_ms, answers, damaged keys}, an answer a command, in order:
+--         {already_applied, record} | {request_mismatch} | {backlog_full} | {unknown_sku, sku} |
 --         {stale_expectation, on_hand} | {would_break_holds, on_hand, held, quarantined} |
 --         {invalid_request, sku} (on_hand would pass 10^15) | {applied, record} | more_due;
 --         partition_closed for the whole call (engine/statuses.py). A record is the msgpack of
@@ -45,12 +45,11 @@ local function decide(at)
   local c = {unpack(values, at, at + WIDTH - 1)}
   local id, kind, sku, location, fingerprint = c[1], c[2], c[3], c[4], c[11]
   lines_done = lines_done + 1
-  if is_full and kind == 'receive' then
-    return {'backlog_full'}
-  end
   local known = applied_before(id, fingerprint)
   if known then
     return known
+  elseif is_full and kind == 'receive' then
+    return {'backlog_full'}
   end
   local s = stock(sku, location)
   if not s and not CREATES[kind] and redis.call('EXISTS', locations_key(sku)) == 0 then

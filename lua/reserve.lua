@@ -10,14 +10,15 @@
 --                   or a list of locations a line, in order of preference
 --       2 tails     one after the other (lua/lib/reservation.lua), each with the lines of its command
 --       3 retention_ms  how long an ended reservation is kept
---       4 outbox_max_events  with as many in the outbox all are refused
+--       4 outbox_max_events  with as many in the outbox no new id is held
 --       5 outbox_max_bytes   the same in bytes
 -- RETURNS {now_ms, answers, damaged keys}, an answer a command, in order:
 --         1: reserved (or {reserved, value} where sourcing chose the locations) |
 --         -n: insufficient_stock of its only line, of which n are available |
 --         {insufficient_stock, {sku, location or '', requested, available, sku, …}} |
---         {already_reserved, value} | {reservation_mismatch} | {unknown_sku, sku} | more_due;
---         partition_closed | backlog_full for the whole call (engine/statuses.py)
+--         {reservation_mismatch} | {already_released, value} | {reservation_expired, value} |
+--         {already_reserved, value} | {backlog_full} | {unknown_sku, sku} | more_due;
+--         partition_closed for the whole call (engine/statuses.py)
 --- @include lib/writes_unless_full.lua
 --- @include lib/absent.lua
 --- @include lib/asked.lua
@@ -25,6 +26,7 @@
 --- @include lib/batch.lua
 --- @include lib/finish.lua
 --- @include lib/hold.lua
+--- @include lib/repeated.lua
 --- @include lib/sourcing.lua
 --- @include lib/take_back.lua
 local values, tails, retention_ms = cmsgpack.unpack(ARGV[1]), ARGV[2], tonumber(ARGV[3])
@@ -34,9 +36,7 @@ if not is_open() then
   return 'partition_closed'
 end
 refuse_when_full()
-if is_backlog_full(tonumber(ARGV[4]), tonumber(ARGV[5])) then
-  return 'backlog_full'
-end
+local is_full = is_backlog_full(tonumber(ARGV[4]), tonumber(ARGV[5]))
 
 local starts, tail_ends, sourced = read_asked(values, #tails)
 
@@ -51,8 +51,7 @@ local function replay(at, number)
   if r == nil then
     return nil
   end
-  local same = r and fingerprint_of(r.seal, r.body) == fingerprint_of(cmsgpack.unpack(tail_of(number)))
-  return same and {'already_reserved', r.value} or {'reservation_mismatch'}
+  return repeated(r, tail_of(number), head.now)
 end
 
 local function hold_it(at, number, key)
@@ -68,6 +67,9 @@ local function decide(at, number)
   local known = not key and replay(at, number)
   if known then
     return known
+  elseif is_full then
+    lines_done = lines_done + 1
+    return {'backlog_full'}
   end
   while true do
     local enough, unknown_sku = source(values, at + 5, at + 4 + count, values[at + 3])

@@ -9,9 +9,9 @@ import msgspec
 from redis import Redis
 
 from engine import keys
-from engine.batching import COMMANDS_MAX, LINES_MAX
 from engine.errors import LedgerError, StoreError
 from engine.events import Event, from_json
+from engine.queue import COMMANDS_MAX, LINES_MAX
 from engine.reservations import STATES, as_string, tail_of
 from engine.scripts import Scripts
 from engine.settings import Settings

@@ -99,7 +99,7 @@ class Partition:
             if not isinstance(error, OutOfMemoryError) and "OOM" not in str(error):
                 raise
             return [Outcome(status=Status.STORE_FULL)] * len(commands)
-        if reply in (b"partition_closed", b"backlog_full"):
+        if reply == b"partition_closed":
             return [Outcome(status=Status(reply.decode()))] * len(commands)
         self.now_ms, answers, damaged = reply
         self.damaged = [key.decode() for key in damaged]

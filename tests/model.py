@@ -39,6 +39,7 @@ class Held:
     lines: dict[At, int]
     left: dict[At, int]
     state: str = "held"
+    released: int = 0
     parts: dict[str, tuple[str, Any]] = field(default_factory=dict)
 
     def status(self, now: int) -> str:
@@ -68,7 +69,7 @@ class Model:
         asked = (command.order_id, command.customer_id, dict(wanted))
         kept = self.reservations.get(command.reservation_id)
         if kept:
-            return "already_reserved" if kept.asked == asked else "reservation_mismatch"
+            return self._repeated(kept, now) if kept.asked == asked else "reservation_mismatch"
         if any(not self._locations(sku) for sku, _ in wanted):
             return "unknown_sku"
         takes = self._source(wanted, candidates)
@@ -84,6 +85,14 @@ class Model:
         self.reservations[command.reservation_id] = Held(asked, now, deadline, takes, dict(takes))
         self.entries.append((deadline, self.seq, command.reservation_id))
         return "reserved"
+
+    @staticmethod
+    def _repeated(kept: Held, now: int) -> str:
+        """A success only while every unit of it is held or confirmed."""
+        if kept.released:
+            return "already_released"
+        expired = kept.status(now) == "expired"
+        return "reservation_expired" if expired else "already_reserved"
 
     def _locations(self, sku: str) -> list[str]:
         return [location for known, location in self.stocks if known == sku]
@@ -175,6 +184,7 @@ class Model:
                 leaves = quantity if ended == "confirmed" else 0
                 self._change(at, held=-quantity, on_hand=-leaves)
                 self.sums[ended] += quantity
+                kept.released += quantity if ended == "released" else 0
         if not any(kept.left.values()):
             kept.state = ended
 

@@ -1,4 +1,5 @@
 -- What each type of movement changes, and when it is refused.
+--- @include applied.lua
 --- @include outbox.lua
 --- @include stock.lua
 local ON_HAND_MAX = 1e15
@@ -15,21 +16,6 @@ local CHANGES = {
   inspect_pass = function(_, quantity) return 0, -quantity end,
   inspect_fail = function(_, quantity) return -quantity, -quantity end,
 }
-
--- The answer where this movement was applied before (or its id used for another); else nil.
-local function applied_before(id, fingerprint)
-  local key = movement_request_key(id)
-  local kept = redis.pcall('GET', key)
-  if not kept then
-    return nil
-  end
-  local ok, record = pcall(cmsgpack.unpack, type(kept) == 'string' and kept or '')
-  if not ok or type(record) ~= 'table' or cmsgpack.pack(record) ~= kept or #record ~= 8 then
-    tell_damaged(key)
-    return {'request_mismatch'} -- it was used, we can't tell for what: never apply twice
-  end
-  return record[1] == fingerprint and {'already_applied', kept} or {'request_mismatch'}
-end
 
 -- The changes of on_hand and quarantined, or nil, nil and the refusal.
 local function change_of(c, s)

@@ -97,7 +97,7 @@ async def test_given_one_list_then_operations_on_an_id_take_effect_in_the_order_
             "released",
             "confirmed",
             "already_confirmed",
-            "already_reserved",
+            "already_released",
         ]
     outcomes = await engine.call_all(commands)
     assert statuses(outcomes) == expected
@@ -315,7 +315,7 @@ async def test_given_more_than_a_step_takes_then_no_second_step_decides_on_it_me
     others = [engine.call_all([reserve(f"o{k}-{i}", "A") for i in range(100)]) for k in range(4)]
     rest = asyncio.gather(*others)
     await asyncio.sleep(0.1)
-    groups = engine._batchers[0]._in_flight
+    groups = engine._batchers[0]._queue._in_flight
     assert len(groups) == 2, "others' go meanwhile"
     assert groups[0].submissions.isdisjoint(groups[1].submissions)
     outcomes = [*(await mine), *(await rest)]

@@ -127,7 +127,7 @@ class History(RuleBasedStateMachine):
             ttl_ms=777_000,
         )
         outcome = self.send(command)[0]
-        assert outcome.status == "already_reserved"
+        assert outcome.status in ("already_reserved", "already_released", "reservation_expired")
         assert outcome.reservation.status == kept.status(self.p.now_ms)
 
     @there_is_one

@@ -100,16 +100,33 @@ async def test_given_a_lost_reply_then_the_engine_asks_again_by_itself(
     assert redis.hget(keys.stock(0, "tea", "A"), "held") == b"7"
 
 
-async def test_given_a_receive_that_filled_the_outbox_then_unavailable_not_nothing_changed(
+async def test_given_a_receive_that_filled_the_outbox_then_asked_again_it_is_told_as_applied(
     engine: Engine, redis: Redis, redis_server: RedisServer
 ) -> None:
     receive = Movement(movement_id="m", type="receive", sku="tea", location="A", quantity=9)
     async with wired(redis_server, outbox_max_events=1) as (wired_engine, wire):
         wire.at_cut = object
-        assert (await wired_engine.call(receive)).status == "unavailable"
+        assert (await wired_engine.call(receive)).status == "already_applied"
         assert redis.hget(keys.stock(0, "tea", "A"), "on_hand") == b"9"
-        assert (await wired_engine.call(receive)).status == "backlog_full"
-    assert (await engine.call(receive)).status == "already_applied"
+
+
+async def test_given_a_reserve_that_filled_redis_then_asked_again_it_is_told_as_reserved(
+    engine: Engine, redis: Redis, redis_server: RedisServer
+) -> None:
+    """What isn't kept could still be on its way: of that the outcome is unknown."""
+    receive = Movement(movement_id="m", type="receive", sku="tea", location="A", quantity=9)
+    await engine.call(receive)
+    held, short = (
+        Reserve(reservation_id=name, order_id="o", lines=(Line("tea", quantity),), ttl_ms=60_000)
+        for name, quantity in (("r", 7), ("s", 8))
+    )
+    async with wired(redis_server) as (wired_engine, wire):
+        wire.at_cut = partial(redis.config_set, "maxmemory", 1)
+        outcomes = await wired_engine.call_all([held, short])
+        assert [each.status for each in outcomes] == ["already_reserved", "unavailable"]
+        again = await wired_engine.call_all([held, short])
+        assert [each.status for each in again] == ["already_reserved", "store_full"]
+    assert redis.hget(keys.stock(0, "tea", "A"), "held") == b"7"
 
 
 async def test_given_an_extend_up_to_its_limit_then_unavailable_not_nothing_changed(

@@ -258,5 +258,5 @@ def test_given_a_repeat_that_falls_short_then_it_is_told_before_anything_is_take
     p.make_due("r1")
     before = p.dump()
     outcome = p.one(reserve("r1", ("A", 2)))
-    assert (outcome.status, outcome.reservation.status) == ("already_reserved", "expired")
+    assert (outcome.status, outcome.reservation.status) == ("reservation_expired", "expired")
     assert p.dump() == before

@@ -11,7 +11,6 @@ from kit import (
     confirm,
     extend,
     line,
-    release,
     reserve,
     statuses,
 )
@@ -215,31 +214,6 @@ def test_given_an_id_twice_in_one_call_then_it_is_held_once(p):
     assert statuses(outcomes) == ["reserved", "already_reserved", "reservation_mismatch"]
     assert p.numbers("A") == (9, 2, 0, 0, 2)
     p.check()
-
-
-@pytest.mark.parametrize("ending", ["confirmed", "released", "expired"])
-def test_given_an_ended_reservation_when_sent_again_then_it_is_told_as_it_is_now(p, ending):
-    p.receive("A", 9)
-    p.hold("r1", ("A", 2))
-    if ending == "expired":
-        p.make_due("r1")
-        p.expire()
-    else:
-        p.one({"confirmed": confirm, "released": release}[ending]("r1"))
-    before = p.dump()
-    again = p.one(reserve("r1", ("A", 2)))
-    assert (again.status, again.reservation.status) == ("already_reserved", ending)
-    assert p.dump() == before, "an id that is still kept is never held again"
-
-
-def test_given_a_hold_past_its_deadline_and_not_swept_when_sent_again_then_told_expired(p):
-    p.receive("A", 9)
-    p.hold("r1", ("A", 2))
-    p.make_due("r1")
-    before = p.dump()
-    again = p.one(reserve("r1", ("A", 2)))
-    assert (again.status, again.reservation.status) == ("already_reserved", "expired")
-    assert p.dump() == before
 
 
 @pytest.mark.parametrize("wrong", [*WRONG_NUMBERS.values(), TOO_LARGE])

@@ -96,7 +96,8 @@ def test_given_a_full_outbox_then_what_begins_is_refused_and_what_has_begun_can_
     p.settings = Settings(**{setting: limit})
     before = p.dump()
     assert p.one(reserve("R3", ("A", 1, "X"))).status == "backlog_full"
-    assert p.one(reserve("R1", ("A", 1, "X"))).status == "backlog_full", "before all others"
+    assert p.one(reserve("R1", ("A", 1, "X"))).status == "already_reserved", "a known id is told"
+    assert p.one(reserve("R3", ("nope", 1, "X"))).status == "backlog_full", "before all others"
     assert p.one(move("receive", "A", 1)).status == "backlog_full"
     assert p.dump() == before
     assert p.one(Confirm(reservation_id="R1")).status == "confirmed"

@@ -14,7 +14,7 @@ from engine.statuses import Status
 
 WORDS = {status.value for status in Status}
 INTERNAL = {Status.MORE_DUE}
-#: Never answered by a script itself: the engine says so where no reply came or Redis refused.
+#: Never answered by these scripts: the engine says so where no reply came or Redis refused.
 BY_THE_ENGINE = {Status.STORE_FULL, Status.UNAVAILABLE}
 SCRIPT_OF_HTTP = {
     "reserve": "reserve",
@@ -103,6 +103,17 @@ def test_the_engine_calls_scripts_with_the_keys_and_arguments_their_headers_name
         assert len(operation.pack([])) + len(operation.arguments) == described, operation.script
 
 
+KNOWN = ("known_extends", "known_movements", "known_reserves")
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_what_is_known_is_told_by_words_of_the_script_that_a_full_server_refuses(name: str) -> None:
+    told_by = {
+        operation.known: operation.script for operation in _operations(0, Settings()).values()
+    }
+    assert promised_by(name) - {Status.STORE_FULL} < promised_by(told_by[name])
+
+
 RUN_WHEN_FULL = (
     "beat",
     "close",
@@ -114,7 +125,7 @@ RUN_WHEN_FULL = (
     "repair",
     "replay",
 )
-READ = ("stock", "reservations")
+READ = ("stock", "reservations", *KNOWN)
 
 
 @pytest.mark.parametrize("name", NAMES)
