@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from api import handlers
 from api.asgi import Endpoint, Nowhere, Patience
 from api.audit_trail import get_movements
+from api.handlers import keyless
 from api.hosts import Hosts
 from api.ledger_reader import LedgerReader
 from api.metrics import metrics
@@ -37,16 +38,16 @@ HOT = {
 }
 ROUTES = [
     *[Route(path, endpoint) for path, endpoint in HOT.items()],
-    Route("/v1/stock/{sku}", Endpoint(GET=handlers.get_stock)),
-    Route("/v1/stock", Endpoint(GET=handlers.get_stocks)),
-    Route("/v1/reservations/{reservation_id}", Endpoint(GET=handlers.get_reservation)),
+    Route("/v1/stock/{sku}", Endpoint(GET=keyless(handlers.get_stock))),
+    Route("/v1/stock", Endpoint(GET=keyless(handlers.get_stocks))),
+    Route("/v1/reservations/{reservation_id}", Endpoint(GET=keyless(handlers.get_reservation))),
     Route("/v1/reservations/{reservation_id}/confirm", Endpoint(POST=handlers.confirm)),
     Route("/v1/reservations/{reservation_id}/release", Endpoint(POST=handlers.release)),
-    Route("/v1/reservations/{reservation_id}/extend", Endpoint(POST=handlers.extend)),
-    Route("/v1/movements", Endpoint(GET=get_movements, POST=handlers.move)),
-    Route("/v1/reconciliations", Endpoint(POST=post_reconciliation)),
-    Route("/v1/reconciliations/latest", Endpoint(GET=latest_reconciliation)),
-    Route("/v1/status", Endpoint(GET=status)),
+    Route("/v1/reservations/{reservation_id}/extend", Endpoint(POST=keyless(handlers.extend))),
+    Route("/v1/movements", Endpoint(GET=keyless(get_movements), POST=handlers.move)),
+    Route("/v1/reconciliations", Endpoint(POST=keyless(post_reconciliation))),
+    Route("/v1/reconciliations/latest", Endpoint(GET=keyless(latest_reconciliation))),
+    Route("/v1/status", Endpoint(GET=keyless(status))),
     Route("/metrics", Endpoint(GET=metrics)),
     Route("/health/live", Endpoint(GET=handlers.live)),
     Route("/health/ready", Endpoint(GET=handlers.ready)),

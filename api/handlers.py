@@ -10,11 +10,12 @@ import msgspec
 from redis.exceptions import RedisError
 
 from api import plain, schema
-from api.asgi import Call, Unreadable, decode, decode_json
+from api.asgi import Call, Handler, Unreadable, decode, decode_json
 from api.problems import HTTP_STATUS, PROBLEMS, Problem, Reply, json_reply, refuse
 from engine.addresses import why
 from engine.engine import Engine
 from engine.model import (
+    ID_CHARACTERS_MAX,
     ID_PATTERN,
     Command,
     Confirm,
@@ -26,6 +27,7 @@ from engine.model import (
     Release,
     Reserve,
 )
+from engine.statuses import Status
 
 _ID = re.compile(ID_PATTERN)
 _REPLAYED = (b"idempotent-replayed", b"true")
@@ -59,17 +61,54 @@ def _path_id(call: Call, name: str) -> str:
     return value
 
 
+_KEY_HEADER = b"idempotency-key"
+
+
 def _idempotency_key(call: Call) -> str | None:
-    header = call.header(b"idempotency-key")
-    if header is None:
+    """The key with its quotes or without. Problem 400 for one that can't be an id, or for several."""
+    headers = [
+        value.decode("latin-1") for name, value in call.scope["headers"] if name == _KEY_HEADER
+    ]
+    if not headers:
         return None
-    key = header[1:-1] if len(header) > 1 and header[0] == header[-1] == '"' else header
-    if not _ID.match(key):
+    keys = {_unquoted(header) for header in headers}
+    key = keys.pop()
+    if keys or not _ID.match(key):
         raise Problem(
             "invalid_request",
-            f"Idempotency-Key: got {header[:80]!r}; it must match {ID_PATTERN[:-2]}$",
+            f"Idempotency-Key: got {', '.join(headers)[:80]!r}; it must be one that matches"
+            f" {ID_PATTERN[:-2]}$",
         )
     return key
+
+
+def _unquoted(header: str) -> str:
+    return header[1:-1] if len(header) > 1 and header[0] == header[-1] == '"' else header
+
+
+def _check_key_fits(key: str | None, operations: int) -> None:
+    """Problem 400 where key and place are too long for an id."""
+    most = ID_CHARACTERS_MAX - len(f".{operations - 1}")
+    if key is not None and len(key) > most:
+        raise Problem(
+            "invalid_request",
+            f"Idempotency-Key: got {len(key)} characters; beside {operations} operations it may have"
+            f" {most}, since each is given <key>.<place> as its id",
+        )
+
+
+def keyless(handler: Handler) -> Handler:
+    """A handler that refuses an Idempotency-Key, since nothing could come of it: none is ever ignored."""
+
+    async def checked(call: Call) -> Reply:
+        if call.header(_KEY_HEADER) is not None:
+            raise Problem(
+                "invalid_request",
+                "Idempotency-Key: this call takes none; it can be repeated without one",
+            )
+        return await handler(call)
+
+    return checked
 
 
 _OPERATIONS: dict[type, str] = {
@@ -103,11 +142,23 @@ def reply_of(command: Command, outcome: Outcome) -> Reply:
             return refuse("internal_error", "the reservation's record can't be read")
         return json_reply(status, content, *((_REPLAYED,) if outcome.replayed else ()))
     members: dict[str, Any] = {}
+    detail = outcome.detail
+    if isinstance(command, Reserve) and outcome.status is Status.UNAVAILABLE:
+        members["reservation_id"] = command.reservation_id
+        detail = _ask_again(command)
     if outcome.shortages:
         members["lines"] = outcome.shortages
     if outcome.reservation is not None:
         members["reservation"] = schema.reservation_out(outcome.reservation)
-    return refuse(outcome.status, outcome.detail, status=status, **members)
+    return refuse(outcome.status, detail, status=status, **members)
+
+
+def _ask_again(command: Reserve) -> str:
+    """How to learn an outcome that is unknown: the id may be one that we made."""
+    return (
+        f"the outcome is unknown: reserve again with reservation_id {command.reservation_id},"
+        " which can't hold twice"
+    )
 
 
 async def _decide(call: Call, command: Command) -> Reply:
@@ -174,13 +225,16 @@ async def batch(call: Call) -> Reply:
 
 
 def _batch_commands(call: Call) -> tuple[list[dict[str, Any]], list[Command], Sequence[int]]:
-    usual = plain.read_commands(call.body)
+    key = _idempotency_key(call)
+    usual = plain.read_commands(call.body, key)
     if usual is not None:
+        _check_key_fits(key, len(usual))
         return [{}] * len(usual), usual, range(len(usual))
     try:
         operations: list[Any] = decode(_batch_in, call.body).operations
     except Unreadable:
         operations = decode_json(call, _loose_batch_in).operations
+    _check_key_fits(key, len(operations))
     results: list[dict[str, Any]] = [{}] * len(operations)
     commands: list[Command] = []
     places: list[int] = []
@@ -188,7 +242,7 @@ def _batch_commands(call: Call) -> tuple[list[dict[str, Any]], list[Command], Se
         try:
             if isinstance(operation, msgspec.Raw):
                 operation = decode(_op_in, operation)
-            commands.append(operation.command())
+            commands.append(operation.command(None if key is None else f"{key}.{place}"))
             places.append(place)
         except (Unreadable, schema.Misfit) as error:
             results[place] = {"code": "invalid_request", "detail": str(error)}
@@ -205,7 +259,10 @@ def _result(command: Command, outcome: Outcome) -> dict[str, Any]:
         result["movement"] = schema.movement_out(command, outcome)
     if outcome.truncated:
         result["truncated"] = True
-    if outcome.detail:
+    if isinstance(command, Reserve) and outcome.status is Status.UNAVAILABLE:
+        result["reservation_id"] = command.reservation_id
+        result["detail"] = _ask_again(command)
+    elif outcome.detail:
         result["detail"] = outcome.detail
     elif outcome.reservation is None and outcome.status in PROBLEMS:
         result["detail"] = PROBLEMS[outcome.status][2]

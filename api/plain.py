@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from api import schema
-from engine.model import ID_PATTERN, LINES_MAX, TEXT_PATTERN, Command, Confirm, Release
+from engine.model import ID_PATTERN, LINES_MAX, TEXT_PATTERN, Command, Confirm, Release, Reserve
 
 
 class Line(schema.LineIn, forbid_unknown_fields=True, gc=False):
@@ -38,14 +38,17 @@ class ReserveOp(
     customer_id: str | None = None
     ttl_seconds: schema.TtlSeconds | None = None
 
+    def command(self, key: str | None = None) -> Reserve:
+        return super().command(None if self.reservation_id else key)
+
 
 class ConfirmOp(
     msgspec.Struct, tag="confirm", tag_field="op", forbid_unknown_fields=True, gc=False
 ):
     reservation_id: str
 
-    def command(self) -> Confirm:
-        return Confirm(reservation_id=self.reservation_id)
+    def command(self, key: str | None = None) -> Confirm:
+        return Confirm(reservation_id=self.reservation_id, request_id=key)
 
 
 class ReleaseOp(
@@ -53,8 +56,8 @@ class ReleaseOp(
 ):
     reservation_id: str
 
-    def command(self) -> Release:
-        return Release(reservation_id=self.reservation_id)
+    def command(self, key: str | None = None) -> Release:
+        return Release(reservation_id=self.reservation_id, request_id=key)
 
 
 Op = ReserveOp | ConfirmOp | ReleaseOp
@@ -69,11 +72,16 @@ _all_ids = re.compile(f"(?:{ID_PATTERN[1:-2]}\n)*").fullmatch
 _all_texts = re.compile(f"(?:{TEXT_PATTERN[1:-2]}\n)*").fullmatch
 
 
-def read_commands(body: bytes) -> list[Command] | None:
-    """The commands of a batch, in order; None where it needs the strict types."""
+def read_commands(body: bytes, key: str | None = None) -> list[Command] | None:
+    """The commands of a batch, in order, those without an id named by ``key`` and their place; None where
+    it needs the strict types."""
     try:
         operations = _decode(body).operations
-        return [op.command() for op in operations] if _are_well_named(operations) else None
+        if not _are_well_named(operations):
+            return None
+        if key is not None:
+            return [op.command(f"{key}.{place}") for place, op in enumerate(operations)]
+        return [op.command() for op in operations]
     except (
         ValueError,
         RecursionError,

@@ -47,6 +47,15 @@ class Misfit(ValueError):
     """Values that fit one by one but not together; the text names the field."""
 
 
+def _id(field: str, own: str | None, key: str | None) -> str | None:
+    """The id of a body, or the Idempotency-Key that stands in for it. Misfit for two different ones."""
+    if own is not None and key is not None and own != key:
+        raise Misfit(
+            f"{field}: got {own!r} beside the Idempotency-Key {key!r}; send only one of them"
+        )
+    return key if own is None else own
+
+
 class LineIn(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     sku: Id
     quantity: Quantity
@@ -79,7 +88,7 @@ class ReserveIn(msgspec.Struct, forbid_unknown_fields=True, gc=False, kw_only=Tr
 
     def command(self, key: str | None = None) -> Reserve:
         return Reserve(
-            reservation_id=self.reservation_id or key or token_hex(12),
+            reservation_id=_id("reservation_id", self.reservation_id, key) or token_hex(12),
             order_id=self.order_id,
             lines=_lines(self.lines),
             ttl_ms=(self.ttl_seconds or TTL_SECONDS) * 1000,
@@ -94,7 +103,7 @@ class PartIn(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     request_id: Id | None = None
 
     def part(self, key: str | None) -> tuple[tuple[Line, ...], str | None]:
-        request_id = self.request_id or key
+        request_id = _id("request_id", self.request_id, key)
         lines = self.lines
         if lines is msgspec.UNSET:
             return (), request_id
@@ -123,7 +132,7 @@ class MovementIn(msgspec.Struct, forbid_unknown_fields=True, gc=False, kw_only=T
     disposition: Literal["restock", "quarantine"] | None = None
 
     def command(self, key: str | None = None) -> Movement:
-        movement_id = self.movement_id or key
+        movement_id = _id("movement_id", self.movement_id, key)
         if movement_id is None:
             raise Misfit("movement_id: missing, and no Idempotency-Key stands in for it")
         if self.quantity == 0 and self.type != "count":
@@ -150,35 +159,40 @@ class MovementIn(msgspec.Struct, forbid_unknown_fields=True, gc=False, kw_only=T
         )
 
 
+# In a batch ``key`` is for those without an id of their own.
+
+
 class ReserveOp(ReserveIn, tag="reserve", tag_field="op", gc=False):
-    pass
+    def command(self, key: str | None = None) -> Reserve:
+        return super().command(None if self.reservation_id else key)
 
 
 class ConfirmOp(PartIn, tag="confirm", tag_field="op", gc=False, kw_only=True):
     reservation_id: Id
 
-    def command(self) -> Confirm:
-        lines, request_id = self.part(None)
+    def command(self, key: str | None = None) -> Confirm:
+        lines, request_id = self.part(None if self.request_id else key)
         return Confirm(reservation_id=self.reservation_id, lines=lines, request_id=request_id)
 
 
 class ReleaseOp(PartIn, tag="release", tag_field="op", gc=False, kw_only=True):
     reservation_id: Id
 
-    def command(self) -> Release:
-        lines, request_id = self.part(None)
+    def command(self, key: str | None = None) -> Release:
+        lines, request_id = self.part(None if self.request_id else key)
         return Release(reservation_id=self.reservation_id, lines=lines, request_id=request_id)
 
 
 class ExtendOp(ExtendIn, tag="extend", tag_field="op", gc=False, kw_only=True):
     reservation_id: Id
 
-    def command(self) -> Extend:
+    def command(self, key: str | None = None) -> Extend:
         return Extend(reservation_id=self.reservation_id, ttl_ms=self.ttl_seconds * 1000)
 
 
 class MovementOp(MovementIn, tag="movement", tag_field="op", gc=False):
-    pass
+    def command(self, key: str | None = None) -> Movement:
+        return super().command(None if self.movement_id else key)
 
 
 Op = ReserveOp | ConfirmOp | ReleaseOp | ExtendOp | MovementOp

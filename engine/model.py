@@ -15,6 +15,7 @@ QUANTITY_MAX = 1_000_000
 MOVEMENT_QUANTITY_MAX = 1_000_000_000
 LINES_MAX = 2_000
 TTL_MS_MAX = 86_400_000
+ID_CHARACTERS_MAX = 64
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._~-]{0,63}\Z"
 #: Texts: no control character, no lone surrogate, 1 to so many characters.
 TEXT_PATTERN = r"^[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,128}\Z"

@@ -22,7 +22,7 @@ def overdue(redis: Redis, name: str = "r1") -> None:
 async def test_past_its_deadline_a_hold_is_expired_swept_or_not(
     client: httpx.AsyncClient, receive: Receive, redis: Redis
 ) -> None:
-    """confirm and extend are 409, release 200 (the units are back already), a repeat tells it."""
+    """reserve, confirm and extend are 409, release is 200 (the units are back already)."""
     await receive("tea", 3)
     await reserve(client)
     overdue(redis)
@@ -33,8 +33,9 @@ async def test_past_its_deadline_a_hold_is_expired_swept_or_not(
     check_problem(await post(client, "/r1/extend", ttl_seconds=60), 409, "reservation_expired")
     released = await post(client, "/r1/release")
     assert (released.status_code, released.json()["status"]) == (200, "expired")
-    again = await reserve(client)
-    assert (again.status_code, again.json()["status"]) == (200, "expired")
+    again = check_problem(await reserve(client), 409, "reservation_expired")
+    assert again["reservation"]["status"] == "expired"
+    assert "all 3 units expired" in again["detail"] and "new reservation_id" in again["detail"]
     assert (await reserve(client, "r2")).status_code == 201
 
 
@@ -65,9 +66,35 @@ async def test_a_full_store_refuses_reserve_and_still_gives_back(
     await reserve(client, "r2")
     redis.config_set("maxmemory", 1)
     check_problem(await reserve(client, "r3"), 503, "store_full")
+    known = await reserve(client, "r1")
+    assert (known.status_code, known.headers["idempotent-replayed"]) == (200, "true")
     check_problem(await post(client, "/r1/extend", ttl_seconds=9999), 503, "store_full")
     assert (await client.get("/v1/stock/tea")).json()["held"] == 6
     assert (await post(client, "/r1/confirm")).status_code == 200
     assert (await post(client, "/r2/release")).status_code == 200
     redis.config_set("maxmemory", 2**30)
     assert (await client.get("/v1/stock/tea")).json()["available"] == 7
+
+
+async def test_a_reserve_that_ends_unknown_tells_the_id_to_ask_again_with(
+    client: httpx.AsyncClient, receive: Receive, redis: Redis
+) -> None:
+    """Given no id from the client, when Redis says nothing, then the id that was made holds once."""
+    await receive("tea", 10)
+    body = {"order_id": "o1", "lines": [{"sku": "tea", "quantity": 2}]}
+    operations = [{"op": "reserve", **body}, {"op": "reserve", "reservation_id": "own", **body}]
+    redis.client_pause(1_700, all=True)
+    problem = check_problem(await client.post("/v1/reservations", json=body), 503, "unavailable")
+    results = (await client.post("/v1/batch", json={"operations": operations})).json()["results"]
+    redis.client_unpause()
+
+    made = [problem["reservation_id"], results[0]["reservation_id"]]
+    assert problem["reservation_id"] in problem["detail"]
+    assert made[1] in results[0]["detail"]
+    assert results[1]["reservation_id"] == "own"
+    assert [result["code"] for result in results] == ["unavailable"] * 2
+    for name in [*made, *made, "own"]:
+        again = await client.post("/v1/reservations", json={"reservation_id": name, **body})
+        assert again.status_code in (200, 201)
+        assert again.json()["reservation_id"] == name
+    assert (await client.get("/v1/stock/tea")).json()["held"] == 6
