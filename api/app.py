@@ -33,7 +33,7 @@ RECONNECT_S = 0.5
 
 #: Paths without parameters where the most calls go: straight to their endpoint, past the router.
 HOT = {
-    "/v1/reservations": Endpoint(POST=handlers.reserve, GET=get_reservations),
+    "/v1/reservations": Endpoint(POST=handlers.reserve, GET=keyless(get_reservations)),
     "/v1/batch": Endpoint(POST=handlers.batch),
 }
 ROUTES = [

@@ -12,6 +12,7 @@ from engine.scripts import LUA, NAMES, assemble
 from engine.settings import Settings
 from engine.statuses import Status
 
+HOUSE = LUA.parent
 WORDS = {status.value for status in Status}
 INTERNAL = {Status.MORE_DUE}
 #: Never answered by these scripts: the engine says so where no reply came or Redis refused.
@@ -136,3 +137,26 @@ def test_the_first_line_says_what_a_full_server_may_do_with_the_script(name: str
         **dict.fromkeys(READ, " flags=no-writes"),
     }
     assert first == "#!lua" + flags.get(name, "")
+
+
+def test_the_docs_have_every_code_of_a_batch_with_its_http_status() -> None:
+    """The table of docs/api.md against the one in api/problems.py, both ways."""
+    page = (HOUSE / "docs" / "api.md").read_text()
+    table = page.split("| op | code |")[1].split("\n\n")[0]
+    told: dict[str, dict[str, set[int]]] = {}
+    ops: list[str] = []
+    for row in table.splitlines()[2:]:
+        op, codes, means = [cell.strip() for cell in row.strip("|").split("|")]
+        ops = op.split(", ") if op else ops
+        names = ["reserve", "confirm", "release", "extend", "movement"] if ops == ["any"] else ops
+        numbers = {int(number) for number in re.findall(r"\b[2-5]\d\d\b", means)}
+        for name in names:
+            for code in re.findall(r"`(\w+)`", codes):
+                told.setdefault(name, {}).setdefault(code, set()).update(numbers)
+    expected: dict[str, dict[str, set[int]]] = {}
+    for operation, statuses in HTTP_STATUS.items():
+        name = operation.removesuffix(" part")
+        if name not in ("reservation", "stock"):
+            for status, http in statuses.items():
+                expected.setdefault(name, {}).setdefault(status.value, set()).add(http)
+    assert told == expected
