@@ -12,6 +12,10 @@ The data model of a partition ``p`` (all keys share the hash tag ``{p}``, so one
 ``hf:{p}:stock:<sku>:<loc>``    hash    on_hand, held, quarantined, safety_stock, reorder_point, seq of
                                         the last event that touched it
 ``hf:{p}:locations:<sku>``      set     where the sku is kept
+``hf:{p}:available:<sku>``      zset    only of skus with more than 8 locations that were asked for
+                                        without one: these, by minus what is available there, and the
+                                        member ``:checked`` (when they were last counted, in ms).
+                                        Derived: it can be deleted at any time
 ``hf:{p}:reservation:<id>``     string  lua/lib/reservation.lua tells its bytes; no expiry while held
 ``hf:{p}:deadlines``            zset    the deadlines (ms, whole tenths of a second) with reservations
 ``hf:{p}:due:<deadline_ms>``    list    ids of the reservations with that deadline
@@ -46,6 +50,10 @@ def stock(partition: int, sku: str, location: str) -> str:
 
 def locations(partition: int, sku: str) -> str:
     return f"hf:{{{partition}}}:locations:{sku}"
+
+
+def available(partition: int, sku: str) -> str:
+    return f"hf:{{{partition}}}:available:{sku}"
 
 
 def reservation(partition: int, reservation_id: str) -> str:

@@ -73,7 +73,10 @@ local function decide(at, number)
   end
   while true do
     local enough, unknown_sku = source(values, at + 5, at + 4 + count, values[at + 3])
-    if enough then
+    if too_much then
+      too_much = false
+      return 'more_due'
+    elseif enough then
       return hold_it(at, number, key)
     elseif unknown_sku or nothing_due then
       lines_done = lines_done + count / 3

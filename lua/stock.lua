@@ -7,7 +7,9 @@
 --         'on_hand held quarantined safety_stock location'; one record as it is, several in a list, 0 for an
 --         unknown_sku. One that can't be read is left out | more_due; partition_closed for the whole call
 --- @include lib/batch.lua
---- @include lib/sourcing.lua
+--- @include lib/locations.lua
+--- @include lib/open.lua
+--- @include lib/stock.lua
 local DIGITS = 19 -- of four numbers together: then none of them has more than the 16 that whole() allows
 local skus = cmsgpack.unpack(ARGV[1])
 

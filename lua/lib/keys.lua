@@ -14,6 +14,10 @@ local function locations_key(sku)
   return prefix .. 'locations:' .. sku
 end
 
+local function available_key(sku)
+  return prefix .. 'available:' .. sku
+end
+
 local function reservation_key(id)
   return prefix .. 'reservation:' .. id
 end

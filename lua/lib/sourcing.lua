@@ -1,56 +1,18 @@
 -- Which lines can be held, and where. Lines with a location are served first, the others from what
 -- those leave; the resulting lines are unique by sku and location.
+--- @include ranked.lua
 --- @include stock.lua
+local HANDFUL = 8 -- with more locations a sku has a ranking
 local locations_of = {}
 
-local function by_most_available(a, b)
-  if a.available ~= b.available then
-    return a.available > b.available
-  end
-  return a.location < b.location
-end
-
-local function read_locations(sku)
-  local found = redis.pcall('SMEMBERS', locations_key(sku))
-  if found.err then
-    tell_damaged(locations_key(sku))
-    return {}
-  end
-  return found
-end
-
+-- So many at most that one sees whether there are more than a handful.
 local function locations(sku)
   local found = locations_of[sku]
   if not found then
-    found = read_locations(sku)
+    found = read_locations(sku, HANDFUL + 1)
     locations_of[sku] = found
   end
   return found
-end
-
--- Stock records of a sku: the given candidates in their order, then the others, most available first.
-local function candidates(sku, given)
-  local records, others, seen = {}, {}, {}
-  for _, location in ipairs(given or {}) do
-    local s = stock(sku, location)
-    if s and not seen[location] then
-      records[#records + 1] = s
-    end
-    seen[location] = true
-  end
-  for _, location in ipairs(locations(sku)) do
-    local s = not seen[location] and stock(sku, location)
-    if s then
-      others[#others + 1] = s
-    elseif s == false and not seen[location] then
-      tell_damaged(stock_key(sku, location))
-    end
-  end
-  table.sort(others, by_most_available)
-  for _, s in ipairs(others) do
-    records[#records + 1] = s
-  end
-  return records
 end
 
 -- Of the command at hand, flat, each with the number of its values.
@@ -65,22 +27,104 @@ end
 
 local function undo()
   for i = 1, taken, 2 do
-    hold(takes[i], -takes[i + 1])
+    local s = takes[i]
+    hold(s, -takes[i + 1])
+    if ranks[s.sku] then
+      note_change(s)
+    end
   end
 end
 
--- One location where any can fill the line, else split. Answers what is there in all where that is
--- short, and then takes nothing.
-local function source_line(sku, quantity, given)
-  local records, sum = candidates(sku, given), 0
-  for _, s in ipairs(records) do
-    if s.available >= quantity then
-      return take_from(s, quantity)
+-- What the lines with a location of the command at hand have taken from, by sku; nil until it is asked for.
+local located
+
+-- Those of this sku, most available first.
+local function located_of(sku)
+  if not located then
+    located = {}
+    for i = 1, taken, 2 do
+      local of_sku = located[takes[i].sku] or {}
+      of_sku[takes[i]], located[takes[i].sku] = true, of_sku
     end
+  end
+  local mine = {}
+  for s in pairs(located[sku] or {}) do
+    if s.available ~= s.ranked then
+      mine[#mine + 1] = s
+    end
+  end
+  table.sort(mine, by_most_available)
+  return mine
+end
+
+-- The stock record at a location that wasn't looked at so far counts as a line, but for the first one.
+local function look_at(sku, location, looked)
+  local of_sku = stocks[sku]
+  if looked > 0 and not (of_sku and of_sku[location] ~= nil) then
+    lines_done = lines_done + 1
+  end
+  return stock(sku, location)
+end
+
+local function few_records(sku, seen, looked)
+  local records = {}
+  for _, location in ipairs(locations(sku)) do
+    local s = not seen[location] and look_at(sku, location, looked + #records)
+    if s then
+      records[#records + 1] = s
+    elseif s == false and not seen[location] then
+      tell_damaged(stock_key(sku, location))
+    end
+  end
+  table.sort(records, by_most_available)
+  return records
+end
+
+local function sum_of(records)
+  local sum = 0
+  for _, s in ipairs(records) do
     sum = sum + math.max(s.available, 0)
   end
+  return sum
+end
+
+-- Take from one location where any can fill the line, else from several: the given ones in their order, then the
+-- others, most available first. Answers what is there in all where that is short, and then takes nothing.
+local function source_line(sku, quantity, given)
+  local is_ranked = #locations(sku) > HANDFUL
+  if is_ranked and not given and (taken == 0 or #located_of(sku) == 0) then
+    local rank = rank_of(sku)
+    if rank.sum and rank.sum < quantity then
+      return rank.sum
+    end
+    local s = leader_of(rank)
+    if s and s.available >= quantity then
+      return take_from(s, quantity)
+    end
+  end
+  local records, seen = {}, {}
+  for _, location in ipairs(given or {}) do
+    local s = not seen[location] and look_at(sku, location, #records)
+    if s and s.available >= quantity then
+      return take_from(s, quantity)
+    end
+    records[#records + 1] = s or nil
+    seen[location] = true
+  end
+  local sum = sum_of(records)
+  local others = not is_ranked and few_records(sku, seen, #records)
+    or ranked_records(sku, seen, located_of(sku), quantity, quantity - sum)
+  if not others then
+    return 0
+  elseif others[1] and others[1].available >= quantity then
+    return take_from(others[1], quantity)
+  end
+  sum = sum + sum_of(others)
   if sum < quantity then
     return sum
+  end
+  for _, s in ipairs(others) do
+    records[#records + 1] = s
   end
   for _, s in ipairs(records) do
     local part = math.min(math.max(s.available, 0), quantity)
@@ -99,7 +143,7 @@ end
 
 -- Hold all lines (flat: sku, location or '', quantity, from `first` to `last`) in the records in memory:
 -- `takes` is what was taken. Else nothing is, and it answers false with the short lines in `shorts`, or with
--- a sku that no movement has ever named.
+-- a sku that no movement has ever named, or `too_much` is set.
 local function source(lines, first, last, given)
   local anywhere
   taken, short = 0, 0
@@ -118,8 +162,9 @@ local function source(lines, first, last, given)
     end
   end
   if anywhere then
+    located = nil
     for i = first, last, 3 do
-      if lines[i + 1] == '' then
+      if lines[i + 1] == '' and not too_much then
         local sum = source_line(lines[i], lines[i + 2], given ~= 0 and given[(i - first) / 3 + 1])
         if sum then
           add_short(lines[i], '', lines[i + 2], sum)

@@ -4,6 +4,7 @@
 --- @include damage.lua
 --- @include keys.lua
 --- @include open.lua
+--- @include ranking.lua
 local stocks = {}
 local touched = {}
 
@@ -44,9 +45,10 @@ local function read_stock(sku, location)
   elseif not on_hand then
     return {key = key, sku = sku, location = location, damaged = true, available = 0}
   end
+  local available = on_hand - held - quarantined - safety_stock
   return {key = key, sku = sku, location = location, on_hand = on_hand, held = held,
     quarantined = quarantined, safety_stock = safety_stock, seq = false, moved = false,
-    available = on_hand - held - quarantined - safety_stock}
+    available = available, ranked = available}
 end
 
 local function stock(sku, location)
@@ -67,11 +69,26 @@ local function hold(s, quantity)
   s.held, s.available = s.held + quantity, s.available - quantity
 end
 
+-- For the ranking of its sku, where this call uses that.
+local function note_change(s)
+  local rank = ranks[s.sku]
+  rank.sum = nil
+  if rank.leader ~= s then
+    rank.leader = nil
+  end
+  if rank.changed[#rank.changed] ~= s then
+    rank.changed[#rank.changed + 1] = s
+  end
+end
+
 local function touch(s, seq)
   if not s.seq then
     touched[#touched + 1] = s
   end
   s.seq = seq
+  if ranks[s.sku] then
+    note_change(s)
+  end
 end
 
 -- Take `quantity` off held, and off on_hand too when the units have left. A record that is missing
@@ -124,4 +141,5 @@ local function write_stocks()
       redis.call('HSET', s.key, 'held', s.held, 'seq', s.seq)
     end
   end
+  write_ranks(touched)
 end
