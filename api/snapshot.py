@@ -1,7 +1,7 @@
 """How everything stands at one moment, read from Redis and PostgreSQL: what ``/v1/status`` and
 ``/metrics`` tell, right from whichever HTTP worker is asked."""
 
-from __future__ import annotations
+from __future__ import asyncio
 
 from collections.abc import Mapping
 from datetime import datetime

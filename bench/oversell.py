@@ -289,7 +289,7 @@ class Service:
             if not page["movements"]:
                 return
             yield from page["movements"]
-            cursor = page["next_cursor"] if page["movements"] else None  # empty: caught up
+            cursor = page["next_cursor"]
 
     def wait_for_ledger(self, deadline_s: float) -> None:
         """Wait until the ledger has all that Redis had decided when this was called."""

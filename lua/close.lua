@@ -8,11 +8,11 @@
 -- ARGV  1 epoch     as judged
 --       2 run_id    of head as judged
 -- RETURNS {closed} | {changed}
+--- @include lib/open.lua
 --- @include lib/writes_when_full.lua
 local judged = {epoch = ARGV[1], run_id = ARGV[2]}
 
-local kept = redis.call('HMGET', KEYS[1], 'epoch', 'run_id')
-if (kept[1] or '') ~= judged.epoch or (kept[2] or '') ~= judged.run_id then
+if not read_head() or integer(head.epoch) ~= judged.epoch or head.run_id ~= judged.run_id then
   return {'changed'}
 end
 begin_writes()

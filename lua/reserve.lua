@@ -37,6 +37,9 @@ if not is_open() then
 end
 refuse_when_full()
 local is_full = is_backlog_full(tonumber(ARGV[4]), tonumber(ARGV[5]))
+if is_full and #values == 0 then
+  return 'backlog_full' -- nothing to reserve: whoever asks so wants to know what a reserve would be told
+end
 
 local starts, tail_ends, sourced = read_asked(values, #tails)
 
