@@ -1,8 +1,9 @@
 """How everything stands at one moment, read from Redis and PostgreSQL: what ``/v1/status`` and
 ``/metrics`` tell, right from whichever HTTP worker is asked."""
 
-from __future__ import asyncio
+from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
