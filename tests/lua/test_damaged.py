@@ -179,6 +179,15 @@ def test_given_deadlines_or_outbox_of_another_type_then_no_half_of_a_command_is_
         outbox_is_readable(p)
 
 
+def test_given_more_than_twenty_damaged_records_then_twenty_are_named_each_once(p):
+    names = [f"lost{i:02}" for i in range(25)]
+    for name in names:
+        p.redis.set(keys.reservation(0, name), "junk")
+    for count in (3, 19, 20, 21, 25):
+        p.send(*[confirm(name) for name in [*names[:count], *names[:count]]])
+        assert p.damaged == [keys.reservation(0, name) for name in names[:count]][:20]
+
+
 @pytest.mark.parametrize("value", [b"", b"garbage", packed([1, 2]), packed(5), None], ids=str)
 def test_given_a_request_record_that_cant_be_read_then_nothing_is_done_twice(p, value):
     """It was used, nobody can tell for what."""

@@ -123,6 +123,35 @@ def test_given_several_deadlines_when_swept_little_by_little_then_the_oldest_com
     assert due_lists(p) == []
 
 
+def test_given_a_hold_extended_by_a_tenth_then_it_is_passed_over_until_that_is_over(p):
+    """To the millisecond: the entry on the list of its old deadline says nothing."""
+    p.receive("A", 1)
+    p.set_clock(p.now_ms // 100 * 100 + 3_600_000)
+    deadline = p.hold("r1", "A", ttl_ms=1_000).reservation.expires_ms
+    p.set_clock(deadline - 900)
+    extended = p.one(extend("r1", 1_000))
+    assert extended.reservation.expires_ms == deadline + 100
+    p.set_clock(deadline + 1)
+    assert p.expire() == (1, 0, 0)
+    assert p.record("r1").state == HELD
+    p.set_clock(deadline + 99)
+    assert p.expire() == (0, 0, 0)
+    p.set_clock(deadline + 100)
+    assert p.expire() == (1, 1, 0)
+    p.check()
+
+
+def test_given_600_deadlines_without_their_lists_then_each_counts_as_an_entry_of_the_500(p):
+    p.receive("A", 1)
+    first = p.hold("r1", "A").reservation.expires_ms
+    late = {first + 100 * i: first + 100 * i for i in range(1, 601)}
+    p.redis.zadd(keys.deadlines(0), {str(ms): ms for ms in late})
+    p.make_all_due()
+    assert p.expire() == (500, 1, 1)
+    assert p.expire() == (101, 0, 0)
+    assert p.redis.zcard(keys.deadlines(0)) == 0
+
+
 def test_given_1200_due_when_swept_then_a_call_looks_at_500_at_most(p):
     p.receive("A", 1_200)
     hold_many(p, 1_200)
@@ -239,6 +268,18 @@ def test_given_two_short_commands_then_they_share_the_500_entries_of_their_call(
     )
     assert len([e for e in p.events() if e.type == "expire"]) == 500
     assert p.record("r2") is None
+    p.check()
+
+
+def test_given_several_undecided_ids_then_a_later_command_overtakes_none_of_them(p):
+    p.receive("A", 700)
+    hold_many(p, 700)
+    p.receive("B", 9)
+    p.make_all_due()
+    big = [reserve(f"r{i}", ("A", 600)) for i in range(3)]
+    outcomes = p.send(*big, *[reserve(f"r{i}", "B") for i in range(4)])
+    assert statuses(outcomes) == ["more_due"] * 6 + ["reserved"]
+    assert [p.record(f"r{i}") for i in range(3)] == [None] * 3
     p.check()
 
 

@@ -144,6 +144,19 @@ def test_given_fewer_than_held_and_quarantined_would_be_left_then_refused(
     assert p.dump() == before
 
 
+def test_given_fewer_units_than_are_bound_then_a_count_that_adds_too_few_is_refused(p):
+    """A record may be there already: found broken by a person, or taken off by a repair."""
+    p.redis.hset(keys.stock(0, "A", "X"), "on_hand", 3)
+    before = p.dump()
+    for quantity in (3, 4):
+        outcome = p.one(move("count", "A", quantity, movement_id="m1"))
+        assert outcome.status == "would_break_holds"
+    assert p.dump() == before
+    assert p.one(move("receive", "A", 1)).status == "applied", "what arrives is always taken"
+    assert p.one(move("count", "A", 5, movement_id="m1")).status == "applied"
+    assert p.numbers("A")[:3] == (5, 2, 3)
+
+
 def test_given_safety_stock_then_it_binds_sales_and_not_what_is_broken(p):
     p.redis.hset(keys.stock(0, "A", "X"), "safety_stock", 5)
     outcome = p.one(move("damage", "A", 8))

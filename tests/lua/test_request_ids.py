@@ -127,6 +127,16 @@ def test_given_a_request_record_then_it_outlives_the_reservations_key(redis):
     assert p.dump() == before
 
 
+def test_given_a_ttl_longer_than_an_extend_may_reach_then_the_request_record_outlives_that(redis):
+    """A reservation may be made for a day, and extended to four hours only."""
+    p = Partition(redis, Settings(retention_ms=1_000, lifetime_max_ms=5_000))
+    p.receive("A", 5)
+    p.hold("r1", ("A", 3), ttl_ms=60_000)
+    p.one(confirm("r1", ("A", 1), request_id="q1"))
+    left_ms = p.record("r1").deadline_ms + 2 * 1_000 - p.now_ms
+    assert left_ms - 5_000 < redis.pttl(keys.part_request(0, "r1", "q1")) <= left_ms
+
+
 @both
 def test_given_a_later_reservation_of_the_same_id_then_a_request_id_of_the_earlier_is_free(
     p, settle, success, other

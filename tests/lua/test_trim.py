@@ -86,6 +86,34 @@ def test_trimming_forgets_events_and_bytes_up_to_the_seq(p):
     assert p.head()["trimmed_bytes"] == p.head()["written_bytes"], "empty: the sums meet again"
 
 
+def test_given_a_seq_before_what_was_trimmed_or_beyond_head_then_the_count_neither_falls_nor_passes(
+    p,
+):
+    """A trimmer that was killed comes again with what it knows; `backlog_full` is judged by the count."""
+    for number in range(5):
+        p.receive(f"S{number}", 1)
+    trim(p, "persister", epoch="1", seq=3, size=10)
+    trim(p, "persister", epoch="1", seq=2, size=10)
+    assert (p.head()["trimmed_seq"], p.head()["trimmed_bytes"]) == ("3", "20")
+    assert [event.seq for event in p.events()] == [4, 5]
+    written = int(p.head()["written_bytes"])
+    trim(p, "persister", epoch="1", seq=4, size=written)
+    assert (p.head()["trimmed_seq"], p.head()["trimmed_bytes"]) == ("4", str(written))
+    p.redis.xadd(keys.outbox(0), {"events": b"\x90"}, id="9-9")  # by somebody else
+    trim(p, "persister", epoch="1", seq=8, size=0)
+    assert (p.head()["trimmed_seq"], p.redis.xlen(keys.outbox(0))) == ("5", 1)
+
+
+def test_given_nobody_who_trims_then_nothing_is_trimmed_until_somebody_does(p):
+    p.receive("A", 10)
+    p.redis.hdel(keys.head(0), "trimmer")
+    assert trim(p, "persister:1", epoch="1", seq=1, size=9) == ["other_trimmer", ""]
+    assert p.redis.xlen(keys.outbox(0)) == 1
+    assert trim(p, "persister:1") == ["kept", ""]
+    assert trim(p, "persister:1", role="persister", epoch="1", seq=1) == ["kept", "persister"]
+    assert p.redis.xlen(keys.outbox(0)) == 0
+
+
 @pytest.mark.parametrize("setting", ["outbox_max_events", "outbox_max_bytes"])
 def test_given_a_full_outbox_then_what_begins_is_refused_and_what_has_begun_can_end(redis, setting):
     p = Partition(redis)
@@ -102,7 +130,10 @@ def test_given_a_full_outbox_then_what_begins_is_refused_and_what_has_begun_can_
     assert p.dump() == before
     assert p.one(Confirm(reservation_id="R1")).status == "confirmed"
     assert p.one(Release(reservation_id="R2")).status == "released"
-    assert p.one(move("damage", "A", 1)).status == "applied"
+    for kind in ("damage", "return", "count"):
+        assert p.one(move(kind, "A", 7 if kind == "count" else 1)).status == "applied", kind
+    transfer = move("transfer", "A", 1, to_location="Y")
+    assert p.one(transfer).status == "applied"
     trim(p, "persister", epoch="1", seq=p.seq())
     assert p.one(reserve("R3", ("A", 1, "X"))).status == "reserved"
 
