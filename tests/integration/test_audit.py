@@ -143,6 +143,11 @@ CORRUPTIONS: dict[str, tuple[Fault | set[Fault], str]] = {
         " reference, reason, occurred_at FROM movements WHERE seq = 4",
     ),
     "a line too few": (Fault.WRONG_MOVEMENTS, "DELETE FROM movements WHERE seq = 4"),
+    "an epoch that goes back": (
+        {Fault.GAP, Fault.BROKEN_CHAIN, Fault.WRONG_IDENTITY, Fault.WRONG_MOVEMENTS}
+        | {Fault.WRONG_POSITION, Fault.WRONG_BALANCE, Fault.WRONG_LIVE_RESERVATION},
+        "UPDATE events SET epoch = 2 WHERE seq BETWEEN 10 AND 50",
+    ),
     "a position": (Fault.WRONG_POSITION, "UPDATE positions SET seq = seq - 1"),
     "the head of the chain": (
         Fault.WRONG_POSITION,

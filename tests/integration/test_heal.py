@@ -20,6 +20,7 @@ from running import (
 
 from engine import keys
 from engine.events import DISCARD, Event
+from engine.partitions import read_server
 from engine.scripts import Scripts
 from engine.settings import Settings
 from persister import database, rebuild
@@ -86,6 +87,26 @@ def test_given_a_redis_of_before_then_it_is_made_as_it_was_and_opens_with_a_new_
         p.make_due("second-c")
         p.expire()
         wait_for_ledger(settings)
+    check_clean(settings)
+
+
+@pytest.mark.parametrize("outbox", [True, False], ids=["an outbox", "no outbox"])
+def test_given_an_open_redis_of_before_then_it_is_closed_and_healed_too(
+    settings: Settings, sold: tuple[Partition, Data, Data], outbox: bool
+) -> None:
+    """A server that became a replica and was promoted again was never restarted: it would go on selling
+    what is sold."""
+    p, with_outbox, without = sold
+    after, seq, epoch = told(p), p.seq(), int(p.head()["epoch"])
+    server = read_server(p.redis)
+    put_back(p.redis, with_outbox if outbox else without)
+    p.redis.hset(HEAD, mapping={"run_id": server.run_id, "replid": server.replid})
+    assert is_open(settings.redis_url)
+    with persisting(settings, until_open=False):
+        eventually(
+            "it is healed and open", lambda: (p.seq(), is_open(settings.redis_url)) == (seq, True)
+        )
+        assert (told(p), int(p.head()["epoch"])) == (after, epoch + 1)
     check_clean(settings)
 
 

@@ -15,7 +15,7 @@ from engine.errors import LedgerError, PartitionStopped
 from engine.events import Event, EventLine, from_json
 from persister import database
 from persister.database import NOTICE_A_DEAD_HOST
-from persister.ledger import Ledger, Position
+from persister.ledger import KafkaMark, Ledger, Position
 
 AT_MS = 1_800_000_000_123
 
@@ -117,12 +117,17 @@ def test_a_new_epoch_goes_on_with_the_next_seq(ledger: Ledger, url: str) -> None
         [event(2, on_hand=6), event(3)],
         [event(1, 2), event(3, 3)],
         [event(2, order_id="another"), event(3)],
+        [event(2, 2, on_hand=6), event(3, 2)],
+        [event(2, 2, on_hand=6)],
+        [event(1, on_hand=6), event(2, 2), event(3, 2)],
         [event(3, 1)],
         [event(3, 2), event(4, 1)],
         [event(3, 3), event(4, 2)],
     ],
     ids=["gap", "gap inside", "twice", "known one differs behind a new one", "backwards",
-         "differs", "known seq in another epoch", "differs in a text", "epoch goes back",
+         "differs", "known seq in another epoch", "differs in a text", "the last one differs",
+         "only the last one, and it differs",
+         "the first one differs", "epoch goes back",
          "epoch goes back inside", "epoch goes up and back"],
 )  # fmt: skip
 def test_what_does_not_follow_stops_the_partition_and_nothing_is_written(
@@ -138,6 +143,19 @@ def test_what_does_not_follow_stops_the_partition_and_nothing_is_written(
     assert balances(url) == before
     assert ledger.position() == Position(2, 2)
     assert ledger.write([event(3, 2)]) == Position(2, 3)
+
+
+def test_the_place_in_kafka_stays_while_events_come_from_the_outbox(ledger: Ledger) -> None:
+    """Over to direct reading and back: what was read there is not read again."""
+    assert ledger.kafka_mark() is None
+    mark = KafkaMark("topic", 7)
+    ledger.write([event(1)], mark)
+    ledger.write([event(2)])
+    assert ledger.kafka_mark() == mark
+    ledger.leave_quarantine()
+    assert ledger.kafka_mark() == mark
+    ledger.write([event(3)], KafkaMark("another", 2))
+    assert ledger.kafka_mark() == KafkaMark("another", 2)
 
 
 def test_a_stop_is_told_and_forgotten_when_it_goes_on(ledger: Ledger, url: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import psycopg
 import pytest
-from kit import Partition, confirm, extend, release
+from kit import Partition, confirm, extend, release, reserve
 from redis import Redis
 from running import persisting, rows, wait_for_ledger
 
@@ -22,7 +22,7 @@ from persister import database
 from persister.audit import audit
 from persister.differences import Kind, Report
 from persister.persister import connect_redis
-from persister.repair import only_repair
+from persister.repair import only_repair, repair
 from persister.runs import run
 
 SKUS = ("tea", "mug", "cup")
@@ -47,7 +47,7 @@ def filled(settings: Settings, redis: Redis) -> Settings:
             shop.receive(sku, 100)
         shop.hold("r1", ("tea", 5), ("mug", 2))
         shop.hold("r2", ("tea", 3))
-        shop.hold("r3", ("mug", 4), ("cup", 1))
+        shop.one(reserve("r3", ("mug", 4), ("cup", 1), customer_id="ann"))
         shop.hold("gone", ("tea", 7))
         shop.one(confirm("r1", ("tea", 2), request_id="p"))
         shop.one(extend("r2", 3_600_000))
@@ -57,11 +57,11 @@ def filled(settings: Settings, redis: Redis) -> Settings:
     return settings
 
 
-def rewrite(redis: Redis, name: str, old: bytes, new: bytes) -> None:
+def rewrite(redis: Redis, name: str, old: bytes = b"", new: bytes = b"", **fields: object) -> None:
     """Change a reservation in Redis as somebody could who knows the checksums."""
     value = redis.get(keys.reservation(0, name))
-    assert value.count(old) == 1
-    changed = read_record(value.replace(old, new))
+    assert not old or value.count(old) == 1
+    changed = msgspec.structs.replace(read_record(value.replace(old, new)), **fields)
     numbers = (changed.state, changed.created_ms, changed.deadline_ms, changed.seq, changed.parts)
     body = msgspec.to_builtins(changed.body)
     kept = (*numbers, check_of(*numbers), seal_of(msgspec.msgpack.encode(body)), body)
@@ -113,6 +113,34 @@ PLANTED: dict[str, tuple[Found, Plant, bool]] = {
     "another order in Redis": (
         {(Kind.COUNTER_DRIFT, "", "r2")},
         lambda r, _: rewrite(r, "r2", b"order-r2", b"order-XX"), True),
+    "another customer in Redis": (
+        {(Kind.COUNTER_DRIFT, "", "r3")}, lambda r, _: rewrite(r, "r3", b"\xa3ann", b"\xa3bob"),
+        True),
+    "no customer in Redis": (
+        {(Kind.COUNTER_DRIFT, "", "r3")}, lambda r, _: rewrite(r, "r3", b"\xa3ann", b"\xa0"),
+        True),
+    "another deadline in Redis": (
+        {(Kind.COUNTER_DRIFT, "", "r2")}, lambda r, _: rewrite(r, "r2", deadline_ms=100), True),
+    "another creation in Redis": (
+        {(Kind.COUNTER_DRIFT, "", "r2")}, lambda r, _: rewrite(r, "r2", created_ms=100), True),
+    "other parts in Redis": (
+        {(Kind.COUNTER_DRIFT, "", "r1")}, lambda r, _: rewrite(r, "r1", parts=[1, 1, 0, 0]), True),
+    "no parts in Redis": (
+        {(Kind.COUNTER_DRIFT, "", "r1")}, lambda r, _: rewrite(r, "r1", parts=None), True),
+    "another fingerprint in Redis": (
+        {(Kind.COUNTER_DRIFT, "", "r2")},
+        lambda r, _: rewrite(r, "r2", b"\xa0\xa0\x93", b"\xa0\xa1f\x93"), True),
+    "another order under the same fingerprint": (
+        {(Kind.COUNTER_DRIFT, "", "r3")},
+        lambda r, _: rewrite(r, "r3", b"order-r3", b"order-XX"), True),
+    "another quantity under the same fingerprint": (
+        {(Kind.COUNTER_DRIFT, "", "r3")},
+        lambda r, _: rewrite(r, "r3", b"\xa3mug\xa1X\x04", b"\xa3mug\xa1X\x05"), True),
+    "an earlier state in Redis": (
+        {(Kind.COUNTER_DRIFT, "", "r1")}, lambda r, _: rewrite(r, "r1", seq=1, parts=None), True),
+    "an earlier record in Redis": (
+        {(Kind.LEAKED_HOLD, "tea", None)},
+        lambda r, _: r.hset(TEA, mapping={"held": 13, "seq": int(r.hget(TEA, "seq")) - 1}), True),
     "another quantity in Redis": (
         {(Kind.COUNTER_DRIFT, "", "r2")},
         lambda r, _: rewrite(r, "r2", b"\xa3tea\xa1X\x03", b"\xa3tea\xa1X\x04"), True),
@@ -226,6 +254,23 @@ def test_a_reservation_given_back_is_told_as_released(filled: Settings, redis: R
         ]  # fmt: skip
         assert shop.numbers("tea")[:3] == (98, 3, 0)
     assert 0 < redis.pttl(R1) <= 60_000
+
+
+def test_what_changed_since_it_was_found_is_left_as_it_is(filled: Settings, redis: Redis) -> None:
+    """The ledger does not know of it yet: what it has would be an older state."""
+    rewrite(redis, "r2", b"order-r2", b"order-XX")
+    found = check(filled).differences
+    assert [d.reservation_id for d in found] == ["r2"]
+    shop = Partition.of(redis)
+    extended = shop.one(extend("r2", 7_200_000))
+    assert extended.status is Status.EXTENDED
+    before = shop.dump()
+    with database.connect(filled.postgres_url) as connection, only_repair(connection, 0):
+        (outcome,) = repair(
+            redis, connection, 0, found, found_by="test", retention_ms=60_000, wait_s=0.1
+        )
+    assert (outcome.event, "changed meanwhile" in outcome.outcome) == (None, True)
+    assert shop.dump() == before
 
 
 def test_two_repairs_at_once_are_refused(filled: Settings) -> None:

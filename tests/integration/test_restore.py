@@ -9,7 +9,7 @@ import msgspec
 import psycopg
 import pytest
 from kafka_kit import relaying, through_kafka
-from kit import HELD, Partition, confirm, extend, move, release, reserve
+from kit import EXPIRED, HELD, RELEASED, Partition, confirm, extend, move, release, reserve
 from redis import Redis
 from running import (
     check_clean,
@@ -215,17 +215,25 @@ def test_given_repairs_and_a_discarded_event_in_the_ledger_then_they_are_restore
 
 @on_one_redis
 @pytest.mark.parametrize(
-    ("hours", "remembered"), [(20, {"s-a", "left"}), (50, {"left"}), (54, set())]
+    ("ttl_ms", "hours", "remembered"),
+    [
+        (900_000, 20, {"s-a", "left"}),
+        (900_000, 50, {"left"}),
+        (900_000, 54, set()),
+        (DAY_MS, 70, {"left"}),
+        (DAY_MS, 74, set()),
+    ],
 )
 def test_what_is_remembered_of_a_reservation_that_ended_hours_ago(
-    settings: Settings, redis: Redis, into: str, hours: int, remembered: set[str]
+    settings: Settings, redis: Redis, into: str, ttl_ms: int, hours: int, remembered: set[str]
 ) -> None:
-    """The reservation for 24 h, a part's request id until 48 h after its latest possible end (4 h)."""
+    """The reservation for 24 h, a part's request id until 48 h after its latest possible end: 4 h after it
+    was made, or its deadline where that is later."""
     with persisting(settings):
         p = Partition(redis)
         p.receive("tea", 9)
         for each in ("s-a", "s-b"):
-            p.hold(each, ("tea", 2))
+            p.hold(each, ("tea", 2), ttl_ms=ttl_ms)
             p.one(confirm(each, ("tea", 1), request_id="left"))
             p.one(release(each))
         p.set_clock(int(p.head()["last_ms"]) + hours * 3_600_000)
@@ -238,10 +246,11 @@ def test_what_is_remembered_of_a_reservation_that_ended_hours_ago(
     assert found == remembered
 
 
-@pytest.mark.parametrize("ended", [False, True], ids=["still held", "ended since"])
+@pytest.mark.parametrize("ended", [None, "expire", "repair"])
 def test_given_a_reservation_from_before_then_the_replay_begins_with_it(
-    settings: Settings, redis: Redis, into: str, ended: bool
+    settings: Settings, redis: Redis, into: str, ended: str | None
 ) -> None:
+    """Still held, or ended since: in both cases a repeat may still come."""
     with persisting(settings):
         p = Partition(redis)
         p.receive("tea", 100)
@@ -254,8 +263,12 @@ def test_given_a_reservation_from_before_then_the_replay_begins_with_it(
                 p.one(release(name))
         p.set_clock(int(p.head()["last_ms"]) + 10 * DAY_MS)
         p.receive("mug", 1)
-        if ended:
+        if ended == "expire":
             p.expire()
+        elif ended == "repair":
+            redis.delete(keys.reservation(0, "early"))
+            with database.connect(settings.postgres_url) as connection:
+                run(redis, connection, trigger="test", mend=True, retention_ms=DAY_MS)
         wait_for_ledger(settings)
     restored = restore(settings, into)
     assert restored.events_replayed == p.seq() - before
@@ -263,7 +276,9 @@ def test_given_a_reservation_from_before_then_the_replay_begins_with_it(
         original, copy = contents(redis)[0], contents(other)[0]
         name = keys.reservation(0, "early")
         assert copy[name] == original[name]
-        assert read_record(redis.get(name)).state == (HELD if not ended else 3)
+        assert read_record(redis.get(name)).state == {None: HELD, "repair": RELEASED}.get(
+            ended, EXPIRED
+        )
         assert keys.reservation(0, "gone") not in copy
         assert copy[keys.stock(0, "tea", "X")] == original[keys.stock(0, "tea", "X")]
 

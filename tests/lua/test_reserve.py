@@ -132,20 +132,6 @@ def test_given_a_sku_never_named_when_reserved_then_unknown_sku_before_any_short
     assert p.dump() == before
 
 
-def test_given_an_unknown_sku_then_the_next_command_finds_all_units_of_the_lines_before_it(p):
-    p.receive("A", 10)
-    p.receive("A", 5, "Y")
-    p.receive("B", 1)
-    outcomes = p.send(
-        reserve("r1", ("A", 10), "B", ("nope", 1, None)),
-        reserve("r2", ("A", 10), ("nope", 1)),
-        reserve("r3", ("A", 15, None), "B"),
-    )
-    assert statuses(outcomes) == ["unknown_sku", "unknown_sku", "reserved"]
-    assert (p.numbers("A")[:2], p.numbers("A", "Y")[:2]) == ((10, 10), (5, 5))
-    p.check()
-
-
 def test_given_a_known_sku_at_another_location_then_insufficient_with_none_available(p):
     p.receive("A", 5)
     before = p.dump()

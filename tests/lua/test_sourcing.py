@@ -1,7 +1,7 @@
 """Where lua/reserve.lua takes units from, and the rest of section 9 of the design."""
 
 import pytest
-from kit import Partition, line, reserve
+from kit import Partition, confirm, line, reserve, statuses
 
 from engine import keys
 
@@ -169,3 +169,38 @@ def test_given_two_sourced_commands_in_one_call_then_the_second_sees_what_the_fi
     assert placed(first) == {("A", "X"): 4}
     assert placed(second) == {("A", "Y"): 4}
     p.check()
+
+
+def test_given_an_unknown_sku_then_the_next_command_finds_all_units_of_the_lines_before_it(p):
+    p.receive("A", 10)
+    p.receive("A", 5, "Y")
+    p.receive("B", 1)
+    outcomes = p.send(
+        reserve("r1", ("A", 10), "B", ("nope", 1, None)),
+        reserve("r2", ("A", 10), ("nope", 1)),
+        reserve("r3", ("A", 15, None), "B"),
+    )
+    assert statuses(outcomes) == ["unknown_sku", "unknown_sku", "reserved"]
+    assert (p.numbers("A")[:2], p.numbers("A", "Y")[:2]) == ((10, 10), (5, 5))
+    p.check()
+
+
+def test_given_a_sku_in_two_lines_without_location_then_the_first_ones_candidates_count(p):
+    for at in "XYZ":
+        p.receive("A", 5, at)
+    lines = [line("A", 1, None, at) for at in "YXZ"]
+    assert placed(p.one(reserve("r1", *lines))) == {("A", "Y"): 3}
+    assert placed(p.one(reserve("r2", *lines[1:]))) == {("A", "X"): 2}
+
+
+def test_given_one_sku_at_several_locations_then_the_order_of_its_lines_is_none_of_its_content(p):
+    p.receive("A", 5, "X")
+    p.receive("A", 5, "Y")
+    both = [("A", 1, "X"), ("A", 1, "Y")]
+    assert p.one(reserve("r1", *both)).status == "reserved"
+    assert p.one(reserve("r1", *reversed(both))).status == "already_reserved"
+    assert p.one(confirm("r1", *both, request_id="q1")).status == "confirmed"
+    assert p.one(confirm("r1", *reversed(both), request_id="q1")).replayed
+    three = [("A", 1, "Y"), ("A", 1, "X"), ("A", 1, None)]
+    assert p.one(reserve("r2", *three)).status == "reserved"
+    assert p.one(reserve("r2", three[2], three[1], three[0])).status == "already_reserved"

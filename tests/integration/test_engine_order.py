@@ -1,0 +1,64 @@
+"""The order in which the engine has commands decided, where one step can't take all of them; and when it
+gives up on one."""
+
+from __future__ import annotations
+
+import pytest
+from kit import Partition, confirm, move, reserve, statuses
+from redis import Redis
+
+from engine import batching
+from engine.engine import Engine
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def p(redis: Redis, engine: Engine) -> Partition:
+    """``engine`` works on the same partition."""
+    return Partition(redis)
+
+
+async def test_given_confirms_that_a_script_left_undecided_then_they_keep_their_order(
+    p: Partition, engine: Engine
+) -> None:
+    """Nobody can tell beforehand that each is of 2,000 lines: a call takes two."""
+    skus = [f"s{i}" for i in range(2_000)]
+    ids = [f"r{i}" for i in range(7)]
+    for first in range(0, 2_000, 500):
+        p.send(*[move("receive", sku, 9) for sku in skus[first : first + 500]])
+    for each in ids:
+        p.hold(each, *skus)
+    outcomes = await engine.call_all([confirm(each) for each in ids])
+    assert statuses(outcomes) == ["confirmed"] * 7
+    assert [e.reservation_id for e in p.events() if e.type == "confirm"] == ids
+
+
+async def test_given_carts_that_wait_for_the_next_step_then_no_later_reserve_takes_their_units(
+    p: Partition, engine: Engine
+) -> None:
+    """Handed in together. What stands between makes the last one a part of its own, on other ids."""
+    skus = [f"s{i}" for i in range(189)]
+    p.send(*[move("receive", sku, 1_000) for sku in skus], move("receive", "B", 30))
+    carts = [reserve(f"cart{i}", *skus, "B") for i in range(30)]
+    between = [confirm("x"), reserve("x", "s0"), confirm("x")]
+    outcomes = await engine.call_all([*carts, *between, reserve("last", "B")])
+    told = statuses(outcomes)
+    assert told[:30] == ["reserved"] * 30
+    assert told[30:] == ["unknown_reservation", "reserved", "confirmed", "insufficient_stock"]
+    p.check()
+
+
+async def test_given_more_due_than_there_is_time_for_then_unavailable_and_nothing_is_held(
+    p: Partition, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "MORE_DUE_MAX_S", 0.0)
+    p.receive("A", 5_000)
+    p.receive("B", 1)
+    for first in range(0, 5_000, 500):
+        p.send(*[reserve(f"h{i}", "A", ttl_ms=60_000) for i in range(first, first + 500)])
+    p.make_all_due()
+    big, other = await engine.call_all([reserve("big", ("A", 5_000)), reserve("other", "B")])
+    assert (big.status, other.status) == ("unavailable", "reserved")
+    assert p.record("big") is None
+    p.check()
