@@ -4,10 +4,11 @@ VENV   := .venv
 PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check -q
 STAMP  := $(VENV)/.ready
 EXTRAS := $(VENV)/.bench
+MUTANT := $(VENV)/.mutants
 BENCH  ?= all
 KAFKA  := $(VENV)/share/kafka
 
-.PHONY: setup run test lab check bench locust clean
+.PHONY: setup run test lab check bench locust mutants clean
 
 setup: $(STAMP)
 
@@ -62,6 +63,15 @@ bench: $(EXTRAS)
 locust: $(EXTRAS)
 	@LOCUST_WEB_HOST=$${LOCUST_WEB_HOST:-127.0.0.1} LOCUST_MASTER_BIND_HOST=$${LOCUST_MASTER_BIND_HOST:-127.0.0.1} \
 	  $(VENV)/bin/locust -f bench/locustfile.py $(LOCUST)
+
+$(MUTANT): $(STAMP)
+	$(PIP) install --require-hashes -r requirements/mutants.txt
+	@touch $(MUTANT)
+
+# Faults that no test notices: make mutants FILES="lua/trim.lua persister/heal.py"; docs/testing.md has more.
+mutants: $(MUTANT)
+	@test -n "$(FILES)" || { echo 'make mutants FILES="lua/trim.lua persister/heal.py"' >&2; exit 2; }
+	$(VENV)/bin/python -m tests.mutants $(FILES)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -82,7 +82,7 @@ def change(event: Event, held: Live) -> None:
         line = at.get((taken.sku, taken.location))
         if line is None:
             continue
-        if event.type == "confirm":
+        if event.type == "confirm":  # else a release: an expire always ends it
             line.confirmed += taken.quantity
         else:
             line.released += taken.quantity
