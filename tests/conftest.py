@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import psycopg
 import pytest
-from kit import open_now
+from kit import PATIENT_MS, open_now
 from redis import Redis
 
 from api.kafka_server import KafkaServer, find_kafka
@@ -123,9 +123,10 @@ def anyio_backend() -> tuple[str, dict[str, bool]]:
 
 @pytest.fixture
 async def engine(redis: Redis, redis_server: RedisServer) -> AsyncIterator[Engine]:
-    """An engine on an empty, open partition."""
+    """An engine on an empty, open partition, which never gives up on a slow answer."""
     open_now(redis)
-    engine = await Engine.start(Settings(redis_url=redis_server.url))
+    patient = Settings(redis_url=redis_server.url, unavailable_after_ms=PATIENT_MS)
+    engine = await Engine.start(patient)
     yield engine
     await engine.close()
 

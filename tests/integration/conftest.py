@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
+from kit import PATIENT_MS
 from redis import Redis
 from running import (
     NO_POSTGRES,
@@ -26,7 +27,9 @@ from engine.settings import Settings
 async def client(redis: Redis, redis_server: RedisServer) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the application on an empty, open partition; no ledger behind it."""
     open_by_hand(redis_server.url)
-    settings = Settings(redis_url=redis_server.url, postgres_url=NO_POSTGRES)
+    settings = Settings(
+        redis_url=redis_server.url, postgres_url=NO_POSTGRES, unavailable_after_ms=PATIENT_MS
+    )
     async with in_process(settings) as client:
         yield client
 

@@ -7,15 +7,16 @@ import pytest
 from kit import EXPIRED, Partition, confirm, extend, move, release, reserve, statuses
 from redis.exceptions import NoScriptError
 
-from engine import keys
+from engine import batching, keys
 from engine.model import GetReservation, GetStock, Reserve
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def p(redis, engine):
-    """10,000 of A. ``engine`` works on the same partition."""
+def p(redis, engine, monkeypatch):
+    """10,000 of A. ``engine`` works on the same partition, and gives up on nothing that takes its time."""
+    monkeypatch.setattr(batching, "MORE_DUE_MAX_S", 60.0)
     p = Partition(redis)
     p.receive("A", 10_000)
     return p

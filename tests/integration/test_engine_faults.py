@@ -8,7 +8,18 @@ from collections import Counter
 from contextlib import contextmanager
 
 import pytest
-from kit import CONFIRMED, EXPIRED, HELD, Partition, confirm, extend, move, release, reserve
+from kit import (
+    CONFIRMED,
+    EXPIRED,
+    HELD,
+    PATIENT_MS,
+    Partition,
+    confirm,
+    extend,
+    move,
+    release,
+    reserve,
+)
 from kit import statuses as of
 
 from api.servers import RedisServer
@@ -34,6 +45,14 @@ def own_server(redis_server, tmp_path):
 @pytest.fixture
 async def own_engine(own_server):
     engine = await Engine.start(Settings(redis_url=own_server.url))
+    yield engine
+    await engine.close()
+
+
+@pytest.fixture
+async def patient_engine(own_server):
+    """For tests in which the server answers, however slowly."""
+    engine = await Engine.start(Settings(redis_url=own_server.url, unavailable_after_ms=PATIENT_MS))
     yield engine
     await engine.close()
 
@@ -105,14 +124,14 @@ async def test_given_redis_away_then_whoever_waits_behind_others_is_told_as_soon
 
 @pytest.mark.parametrize("settle", [confirm, release])
 async def test_given_an_unanswered_part_then_sent_again_it_takes_nothing_twice(
-    p, own_server, own_engine, settle, caplog
+    p, own_server, own_engine, patient_engine, settle, caplog
 ):
     p.hold("r1", ("A", 10))
     part = settle("r1", ("A", 4), request_id="q1")
     with stopped(own_server):
         assert (await own_engine.call(part)).status == "unavailable"
     assert "Redis did not answer: no reply in time" in caplog.text
-    again = await own_engine.call(part)
+    again = await patient_engine.call(part)
     assert again.status in ("confirmed", "released")
     lines = again.reservation.lines[0]
     assert lines.confirmed + lines.released == 4
@@ -122,7 +141,7 @@ async def test_given_an_unanswered_part_then_sent_again_it_takes_nothing_twice(
 
 
 async def test_given_every_reply_lost_then_each_operation_sent_again_has_happened_once(
-    p, own_server, own_engine
+    p, own_server, own_engine, patient_engine
 ):
     for i in range(4):
         p.hold(f"r{i}", ("A", 5))
@@ -138,7 +157,7 @@ async def test_given_every_reply_lost_then_each_operation_sent_again_has_happene
     with stopped(own_server):
         lost = await own_engine.call_all(commands)
     assert set(of(lost)) == {"unavailable"}
-    again = await own_engine.call_all(commands)
+    again = await patient_engine.call_all(commands)
     for command, outcome in zip(commands, again, strict=True):
         assert outcome.status not in ("unavailable", "unknown_reservation"), command
         if outcome.reservation is not None:
@@ -169,7 +188,7 @@ async def test_given_callers_that_gave_up_on_a_stopped_server_then_later_replies
 
 
 async def test_given_a_full_server_then_the_engine_refuses_sales_and_takes_everything_back(
-    p, own_engine
+    p, patient_engine
 ):
     for i in range(3):
         p.hold(f"r{i}", ("A", 10))
@@ -185,51 +204,51 @@ async def test_given_a_full_server_then_the_engine_refuses_sales_and_takes_every
         confirm("r2", ("A", 1), request_id="q1"),
     ]
     expected = ["store_full"] * 3 + ["confirmed", "released", "confirmed"]
-    outcomes = await asyncio.gather(*[own_engine.call(command) for command in commands])
+    outcomes = await asyncio.gather(*[patient_engine.call(command) for command in commands])
     assert of(outcomes) == expected
-    swept = await own_engine.sweep(0)
+    swept = await patient_engine.sweep(0)
     assert (swept.looked_at, swept.expired, swept.more) == (1, 1, False)
     assert p.numbers("A")[:2] == (89, 9)
     p.check()
 
 
 async def test_given_a_full_server_and_thousands_waiting_then_refused_sales_stop_no_confirm(
-    p, own_engine
+    p, patient_engine
 ):
     """What waits behind a refused step must not be told `unavailable` with it."""
     p.receive("B", 5_000)
-    await own_engine.call_all([reserve(f"r{i}", "B") for i in range(2_000)])
+    await patient_engine.call_all([reserve(f"r{i}", "B") for i in range(2_000)])
     p.fill()
     commands = []
     for i in range(2_000):
         commands += [reserve(f"n{i}", "A"), confirm(f"r{i}")]
-    outcomes = await own_engine.call_all(commands)
+    outcomes = await patient_engine.call_all(commands)
     assert Counter(of(outcomes)) == Counter(store_full=2_000, confirmed=2_000)
     assert p.numbers("B")[:2] == (3_000, 0)
     p.check()
 
 
-async def test_given_confirms_racing_expiry_then_exactly_one_wins_with_one_event(p, own_engine):
+async def test_given_confirms_racing_expiry_then_exactly_one_wins_with_one_event(p, patient_engine):
     """Confirms and sweeps are sent from just before the deadline until all is decided."""
     p.receive("B", 400)
     ids = [f"r{i}" for i in range(400)]
-    made = await own_engine.call_all([reserve(each, "B", ttl_ms=60) for each in ids])
+    made = await patient_engine.call_all([reserve(each, "B", ttl_ms=60) for each in ids])
     last = max(outcome.reservation.expires_ms for outcome in made)
     answers = {}
 
     async def confirming(share):
         for each in share:
-            answers[each] = (await own_engine.call(confirm(each))).status
+            answers[each] = (await patient_engine.call(confirm(each))).status
 
     async def sweeping():
         while len(answers) < len(ids) or (await now(p)) < last:
-            await own_engine.sweep(0)
+            await patient_engine.sweep(0)
 
     while await now(p) < last - 15:
         pass
     shares = [confirming(ids[i::8]) for i in range(8)]
     await asyncio.gather(*shares, sweeping(), sweeping())
-    await own_engine.sweep(0)
+    await patient_engine.sweep(0)
 
     won = Counter(answers.values())
     print(won)
@@ -281,15 +300,15 @@ async def test_given_100_000_due_at_once_then_they_come_back_in_calls_of_500_at_
 
 
 async def test_given_answers_that_can_t_be_read_then_they_alone_are_unknown_and_logged_once(
-    p, own_engine, caplog
+    p, patient_engine, caplog
 ):
     """A script that isn't ours, under the name of ours: no caller may wait for ever, no log be flooded."""
-    outcomes = own_engine.call_all([reserve(f"r{i}", "A") for i in range(300)])
+    outcomes = patient_engine.call_all([reserve(f"r{i}", "A") for i in range(300)])
     strange = p.redis.script_load(
         "local a = {} for i = 1, 300 do a[i] = 1 end"
         " a[2], a[7], a[300] = 'odd', {'no status'}, {} return {1764000000000, a, {}}"
     )
-    own_engine._scripts.sha1["reserve"] = strange
+    patient_engine._scripts.sha1["reserve"] = strange
     told = Counter(of(await outcomes))
     assert told == Counter(reserved=297, unavailable=3)
     logged = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
