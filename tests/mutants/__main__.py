@@ -122,6 +122,7 @@ def main() -> int:
     parser.add_argument("files", nargs="+", help="of engine/, persister/, api/ or lua/")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) // 2))
     parser.add_argument("--only", type=int, nargs="+", metavar="LINE", help="faults of these lines")
+    parser.add_argument("--tests", nargs="+", metavar="FILE", help="instead of those it concerns")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="each Nth fault only")
     parser.add_argument("--all-servers", action="store_true", help="on each kind of Redis")
     asked = parser.parse_args()
@@ -131,7 +132,7 @@ def main() -> int:
         Path(directory).chmod(0o755)  # PostgreSQL runs as a user of its own
         copies = [Copy(ROOT, Path(directory, str(n))) for n in range(asked.workers)]
         for path in asked.files:
-            tests = tree.tests_of(path)
+            tests = asked.tests or tree.tests_of(path)
             if not tests:
                 sys.exit(f"mutants: no test names, imports or includes {path}")
             all_of_them = faults_in(path)[:: asked.every]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -11,10 +12,11 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-TIDY_S = 20.0
 #: Only the plugins that the tests need: starting the others takes longer than most tests.
-_PYTEST = ("-m", "pytest", "-x", "--no-header", "--tb=line", "-p", "anyio.pytest_plugin")
+_OPTIONS = ("-x", "--no-header", "--tb=line", "-p", "anyio.pytest_plugin")
+_NURSERY = [sys.executable, "-m", "tests.mutants.nursery"]
 
 
 class Copy:
@@ -22,8 +24,8 @@ class Copy:
 
     def __init__(self, source: Path, directory: Path) -> None:
         self.directory = directory
-        self._process: subprocess.Popen[str] | None = None
         self._written_at = time.time_ns()
+        self._nursery: subprocess.Popen[str] | None = None
         listed = subprocess.run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
             cwd=source,
@@ -39,13 +41,29 @@ class Copy:
     def run_with(
         self, path: str, text: str, tests: Sequence[str], *, all_servers: bool, timeout_s: float
     ) -> tuple[bool, str]:
-        """Do the tests pass with this text in the place of a file, in time? And what pytest said last."""
+        """Do the tests pass with this text in the place of a file, in time? And what pytest said.
+
+        They run in the order given, and end at the first that fails."""
         kept = (self.directory / path).read_text()
+        plugin = [] if all_servers else ["-p", "tests.mutants.one_server"]
         self._write(path, text)
         try:
-            return self._run(tests, all_servers=all_servers, timeout_s=timeout_s)
+            answer = self._ask([*_OPTIONS, *plugin, *tests], timeout_s)
         finally:
             self._write(path, kept)
+            if not path.endswith(".lua"):
+                self.end()  # it has imported what was there
+        if answer["code"] is None:
+            return False, f"not done within {timeout_s:.0f} s\n{answer['output']}"
+        return answer["code"] == 0, answer["output"]
+
+    def end(self) -> None:
+        """End what runs here."""
+        if self._nursery is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._nursery.pid, signal.SIGKILL)
+            self._nursery.wait()
+            self._nursery = None
 
     def _write(self, path: str, text: str) -> None:
         """With a time of its own, in whole seconds: by that Python tells bytecode of before."""
@@ -54,38 +72,20 @@ class Copy:
         self._written_at += 2 * 10**9
         os.utime(file, ns=(self._written_at, self._written_at))
 
-    def end(self) -> None:
-        """End what runs here."""
-        if self._process is not None:
-            _end(self._process)
-
-    def _run(
-        self, tests: Sequence[str], *, all_servers: bool, timeout_s: float
-    ) -> tuple[bool, str]:
-        """The tests run file by file in the order given and end at the first that fails."""
-        plugin = [] if all_servers else ["-p", "tests.mutants.one_server"]
-        self._process = subprocess.Popen(
-            [sys.executable, *_PYTEST, *plugin, *tests],
-            cwd=self.directory,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-        )
-        try:
-            output, _ = self._process.communicate(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            output = _end(self._process)
-            return False, f"not done within {timeout_s:.0f} s\n{output}"
-        return self._process.returncode == 0, output
-
-
-def _end(process: subprocess.Popen[str]) -> str:
-    """As Ctrl-C would, so that the servers it has started end too; then by force."""
-    for number in (signal.SIGINT, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with suppress(subprocess.TimeoutExpired):
-            return process.communicate(timeout=TIDY_S)[0]
-    return ""
+    def _ask(self, arguments: Sequence[str], timeout_s: float) -> dict[str, Any]:
+        if self._nursery is None:
+            self._nursery = subprocess.Popen(
+                _NURSERY,
+                cwd=self.directory,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+                env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+            )
+        stdin, stdout = self._nursery.stdin, self._nursery.stdout
+        assert stdin is not None and stdout is not None
+        stdin.write(json.dumps({"arguments": arguments, "timeout_s": timeout_s}) + "\n")
+        stdin.flush()
+        line = stdout.readline()
+        return dict(json.loads(line)) if line else {"code": 1, "output": "it can't be imported"}
