@@ -38,14 +38,14 @@ local function take_back(limit, retention_ms)
     local key = prefix .. 'due:' .. first[1]
     local ids, done = due_ids(key, limit - looked_at), 0
     for _, id in ipairs(ids or {}) do
-      if done > 0 and lines_done >= LINES_MAX then
+      if lines_done >= LINES_MAX then
         break
       end
       expired = expired + expire_one(id, retention_ms)
       done = done + 1
     end
     looked_at = looked_at + math.max(done, 1)
-    if ids and done > 0 then
+    if done > 0 then
       redis.call('LTRIM', key, done, -1)
     end
     -- A list of another type stays where it is: nothing there is ours to delete.

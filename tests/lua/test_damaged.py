@@ -127,6 +127,7 @@ def test_given_the_reservation_of_an_entry_missing_then_it_is_passed_over(p):
     p.make_due("bad")
     p.redis.delete(keys.reservation(0, "bad"))
     assert p.expire() == (2, 1, 0)
+    assert p.damaged == [keys.reservation(0, "bad")]
     assert p.record("good").state != HELD
     outbox_is_readable(p)
 

@@ -165,6 +165,16 @@ def test_given_1200_due_when_swept_then_a_call_looks_at_500_at_most(p):
     p.check()
 
 
+def test_given_three_deadlines_of_300_when_swept_then_a_call_ends_within_the_second_list(p):
+    p.receive("A", 900)
+    for ttl_ms in (60_000, 120_000, 180_000):
+        hold_many(p, 300, ttl_ms=ttl_ms, prefix=f"h{ttl_ms}-")
+    p.make_all_due()
+    assert [p.expire() for _ in range(3)] == [(500, 500, 1), (400, 400, 0), (0, 0, 0)]
+    assert (due_lists(p), p.redis.zcard(keys.deadlines(0))) == ([], 0)
+    p.check()
+
+
 def test_given_passed_over_entries_then_they_count_towards_the_500(p):
     p.receive("A", 1_000)
     hold_many(p, 600)
