@@ -9,13 +9,13 @@ local function match_part(r, wanted)
     local at, more
     for i = 1, #lines, 3 do
       if lines[i] == wanted[w] and (wanted[w + 1] == '' or lines[i + 1] == wanted[w + 1]) then
-        more, at = at, at or i
+        more, at = at, i
       end
       if more then
         return nil, {'invalid_request', wanted[w]}
       end
     end
-    local quantity = (at and found[at] or 0) + wanted[w + 2]
+    local quantity = (found[at] or 0) + wanted[w + 2]
     if not at or quantity > left_of_line(r, at) then
       return nil, {'exceeds_reservation', wanted[w], at and left_of_line(r, at) or 0}
     end
