@@ -10,7 +10,7 @@ from engine.reservations import check_of, seal_of
 from persister.live import Live, LiveLine
 from persister.reconcile_reservations import _stands
 
-SERVER = Server("run", "line")
+SERVER = Server("run", "line", is_own_line=False)
 OPEN = {"epoch": "3", "seq": "7", "run_id": "run", "trimmer": "persister", "replid": "line"}
 
 
@@ -34,6 +34,10 @@ def test_a_partition_is_open_on_the_very_server_and_line_of_replication(
     changes: dict[str, str], is_open: bool
 ) -> None:
     assert Head(**(OPEN | changes)).is_open_on(SERVER) is is_open
+    own = Server(
+        "run", "line", is_own_line=True
+    )  # its id changes with its replicas, its data don't
+    assert Head(**(OPEN | changes)).is_open_on(own) is (is_open or "replid" in changes)
 
 
 def record(seq: int) -> bytes:
