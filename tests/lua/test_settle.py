@@ -143,20 +143,23 @@ def test_given_parts_that_add_up_to_all_then_the_last_of_them_ends_it(p, settle)
 
 @one_of_both
 @pytest.mark.parametrize(
-    "asked",
+    ("asked", "left"),
     [
-        [("A", 4)],
-        [("A", 2), ("A", 2)],
-        [("A", 1), ("B", 3)],
-        [("C", 1)],
-        [("A", 1, "Y")],
-        [("A", 3), ("A", 1, None)],
-        [("A", 1_000_000)],
+        ([("A", 4)], "3 of sku A"),
+        ([("A", 2), ("A", 2)], "3 of sku A"),
+        ([("A", 1), ("B", 3)], "2 of sku B"),
+        ([("C", 1)], "0 of sku C"),
+        ([("A", 1, "Y")], "0 of sku A"),
+        ([("A", 3), ("A", 1, None)], "3 of sku A"),
+        ([("A", 1_000_000)], "3 of sku A"),
     ],
 )
-def test_given_a_part_larger_than_what_is_left_then_exceeds_and_nothing_is_taken(p, settle, asked):
+def test_given_a_part_larger_than_what_is_left_then_exceeds_and_nothing_is_taken(
+    p, settle, asked, left
+):
     before = p.dump()
-    assert p.one(settle("r1", *asked, request_id="q1")).status == "exceeds_reservation"
+    refused = p.one(settle("r1", *asked, request_id="q1"))
+    assert (refused.status, left in refused.detail) == ("exceeds_reservation", True)
     assert p.dump() == before
 
 
