@@ -1,8 +1,9 @@
 """Which tests a file concerns: found by names, imports and includes, the nearest first.
 
-A Lua file: the scripts that include it, and in tests/lua the files that name one of them. A module: the
-tests named after it, those that import it, those named after the modules that import it. The queries: tests
-named after the modules that use one. What names the very file in its docstring comes first.
+A Lua file: the scripts that include it, and in tests/lua the files that name one of them; where none does,
+the tests of the modules that call it. A module: the tests named after it, those that import it, those named
+after the modules that import it. The queries: tests named after the modules that use one. What names the very
+file in its docstring comes first.
 """
 
 from __future__ import annotations
@@ -50,7 +51,12 @@ class Tree:
                 near.append(test)
             elif any(re.search(rf"\b{_WORDS.get(s.stem, s.stem)}\b", text) for s in scripts):
                 far.append(test)
-        return near + far
+        return near + far or [t for script in scripts for t in self._of_callers(script.stem)]
+
+    def _of_callers(self, script: str) -> list[Path]:
+        """Of the modules that call it by its name."""
+        callers = [m for m in self._modules() if f'"{script}"' in (self._root / m).read_text()]
+        return [test for module in callers for test in self._of_module(module)]
 
     @cache  # noqa: B019
     def _included(self, script: Path) -> set[str]:
