@@ -13,6 +13,7 @@ import uuid
 from enum import StrEnum
 from typing import Any
 
+import psycopg
 from redis import Redis
 
 from engine import keys
@@ -54,8 +55,15 @@ def owner_of(redis: Redis, partition: int) -> str:
 
 def check_owner(redis: Redis, connection: Connection, partition: int) -> None:
     """OtherLedger where head of this Redis names another ledger. Nothing is written."""
-    kept, ours = owner_of(redis, partition), identity_of(connection)
-    if kept not in ("", ours):
+    kept = owner_of(redis, partition)
+    if not kept:
+        return
+    try:
+        ours = identity_of(connection)
+    except psycopg.errors.UndefinedTable:
+        connection.rollback()
+        ours = "without a name, of an older version"
+    if kept != ours:
         raise _other(partition, kept, ours)
 
 

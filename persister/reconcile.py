@@ -17,6 +17,7 @@ from engine.errors import StoreError
 from engine.partitions import read_head, read_server
 from persister.database import Connection
 from persister.differences import Counters, Difference, Hold, Kind, Report
+from persister.ownership import check_owner
 from persister.reconcile_reservations import ReservationRun
 from persister.reconcile_stock import StockRun, leaked_in_ledger
 from persister.sides import Sides
@@ -37,11 +38,12 @@ def reconcile(
     """Compare every stock record and every live reservation of a partition, in slices of 500.
 
     Waits for the ledger ``wait_s`` at most, all in all. StoreError where the partition is closed (what
-    is in Redis then need not be true), LedgerError at once where the ledger has stopped. The driver's
-    errors where Redis or PostgreSQL can't be asked.
+    is in Redis then need not be true), LedgerError at once where the ledger has stopped, or where this
+    Redis belongs to another one. The driver's errors where Redis or PostgreSQL can't be asked.
     """
     if not read_head(redis, partition).is_open_on(read_server(redis)):
         raise StoreError(f"partition {partition} is closed; reconcile once it is open again")
+    check_owner(redis, connection, partition)
     started_at = datetime.now(UTC)
     started = time.monotonic()
     sides = Sides(redis, connection, partition, wait_s)

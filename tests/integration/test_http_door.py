@@ -251,7 +251,7 @@ async def test_json_may_be_announced_with_parameters(
 @pytest.mark.parametrize(
     ("path", "allowed"),
     [
-        ("/v1/reservations", {"POST"}),
+        ("/v1/reservations", {"GET", "POST"}),
         ("/v1/reservations/r1", {"GET"}),
         ("/v1/reservations/r1/confirm", {"POST"}),
         ("/v1/reservations/r1/release", {"POST"}),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import httpx
 import pytest
 from redis import Redis
-from running import Receive, check_problem
+from running import NO_POSTGRES, Receive, check_problem, in_process
 from test_http_reservations import post, reserve, take
 
+from api.servers import RedisServer
 from engine import keys
+from engine.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
@@ -77,16 +79,19 @@ async def test_a_full_store_refuses_reserve_and_still_gives_back(
 
 
 async def test_a_reserve_that_ends_unknown_tells_the_id_to_ask_again_with(
-    client: httpx.AsyncClient, receive: Receive, redis: Redis
+    client: httpx.AsyncClient, receive: Receive, redis: Redis, redis_server: RedisServer
 ) -> None:
     """Given no id from the client, when Redis says nothing, then the id that was made holds once."""
     await receive("tea", 10)
     body = {"order_id": "o1", "lines": [{"sku": "tea", "quantity": 2}]}
     operations = [{"op": "reserve", **body}, {"op": "reserve", "reservation_id": "own", **body}]
-    redis.client_pause(1_700, all=True)
-    problem = check_problem(await client.post("/v1/reservations", json=body), 503, "unavailable")
-    results = (await client.post("/v1/batch", json={"operations": operations})).json()["results"]
-    redis.client_unpause()
+    impatient = Settings(redis_url=redis_server.url, postgres_url=NO_POSTGRES)
+    async with in_process(impatient) as other:
+        redis.client_pause(1_700, all=True)
+        problem = check_problem(await other.post("/v1/reservations", json=body), 503, "unavailable")
+        answer = await other.post("/v1/batch", json={"operations": operations})
+        results = answer.json()["results"]
+        redis.client_unpause()
 
     made = [problem["reservation_id"], results[0]["reservation_id"]]
     assert problem["reservation_id"] in problem["detail"]

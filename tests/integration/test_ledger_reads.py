@@ -70,7 +70,7 @@ async def test_when_its_client_has_left_a_query_is_cancelled_at_once(
         host, _, port = url.removeprefix("http://").partition(":")
         for path in (*READS, "/v1/status", "/metrics"):
             with socket.create_connection((host, int(port))) as client:
-                client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                client.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
                 eventually("the query waits", lambda: rows(settings.postgres_url, ASKED))
             eventually("no query is left", lambda: not rows(settings.postgres_url, ASKED))
     told = own_postgres.log.read_text()

@@ -85,6 +85,17 @@ def test_given_a_copy_of_the_ledger_then_it_is_refused_with_both_names_and_nothi
     check_clean(settings)
 
 
+def test_given_a_copy_of_the_ledger_then_reconcile_compares_and_repairs_nothing(
+    settings: Settings, shop: Partition
+) -> None:
+    copy = clone_of(settings)
+    shop.redis.hincrby(keys.stock(0, "tea", "MAIN"), "held", 5)
+    before = shop.dump()
+    done = holdfast("reconcile", "--repair", "--by", "kim", environ=environment(copy))
+    assert done.returncode == 2 and "belongs to ledger" in done.stderr, done.stderr
+    assert shop.dump() == before
+
+
 def test_given_it_is_adopted_then_it_is_the_one_and_the_other_is_refused(
     settings: Settings, shop: Partition
 ) -> None:

@@ -254,12 +254,12 @@ def test_given_no_ledger_or_none_with_a_quarantine_then_it_is_said(settings: Set
             connection.execute("CREATE TABLE IF NOT EXISTS positions (partition integer)")
 
 
-def check(settings: Settings, mend: bool = False) -> Any:
+def check(settings: Settings, repair_by: str | None = None) -> Any:
     with (
         connect_redis(settings.redis_url) as redis,
         database.connect(settings.postgres_url) as connection,
     ):
-        return run(redis, connection, trigger="test", mend=mend, retention_ms=60_000)
+        return run(redis, connection, trigger="test", repair_by=repair_by, retention_ms=60_000)
 
 
 def kinds(report: Any) -> list[tuple[str, str]]:
@@ -310,7 +310,7 @@ def test_after_a_discard_reconciliation_names_what_differs_and_repair_mends_what
         wait_for_ledger(settings)
         assert len(discards(settings)) == 1
         assert sorted(kinds(check(settings))) == sorted(found)
-        mended = check(settings, mend=True)
+        mended = check(settings, repair_by="kim")
         assert kinds(mended) == left
         assert p.numbers("tea")[:2] == numbers
         if not left:

@@ -268,7 +268,7 @@ def test_given_a_reservation_from_before_then_the_replay_begins_with_it(
         elif ended == "repair":
             redis.delete(keys.reservation(0, "early"))
             with database.connect(settings.postgres_url) as connection:
-                run(redis, connection, trigger="test", mend=True, retention_ms=DAY_MS)
+                run(redis, connection, trigger="test", repair_by="kim", retention_ms=DAY_MS)
         wait_for_ledger(settings)
     restored = restore(settings, into)
     assert restored.events_replayed == p.seq() - before

@@ -85,7 +85,7 @@ def test_what_a_repair_tells_fits(settings: Settings, redis: Redis) -> None:
             connect_redis(settings.redis_url) as client,
             database.connect(settings.postgres_url) as connection,
         ):
-            report = run(client, connection, trigger="test", mend=True, retention_ms=60_000)
+            report = run(client, connection, trigger="test", repair_by="kim", retention_ms=60_000)
         assert report.clean, report
     bodies = rows(settings.postgres_url, "SELECT body::text FROM events WHERE type = 'repair'")
     told = decoded([body for (body,) in bodies])

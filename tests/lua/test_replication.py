@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from conftest import SERVERS, _missing
 from kit import WRITES, Partition, move, open_now, reserve
+from needed import SERVERS, missing
 from redis import Redis
 from redis.exceptions import ReadOnlyError
 from running import eventually
@@ -26,7 +26,7 @@ def servers(
 ) -> Iterator[tuple[RedisServer, RedisServer]]:
     binaries = {binary.name: binary for binary in find_redis_binaries()}
     if request.param not in binaries:
-        _missing(f"a {request.param} server")
+        missing(f"a {request.param} server")
     made = [
         RedisServer(binaries[request.param], tmp_path_factory.mktemp(name), appendfsync="no")
         for name in ("first", "second")

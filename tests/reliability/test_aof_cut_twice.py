@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import SERVERS, _missing
 from kit import Partition, reserve
+from needed import SERVERS, missing
 from running import append_only_file, check_clean, eventually, is_open, persisting, wait_for_ledger
 
 from api.servers import RedisServer, find_redis_binaries
@@ -20,7 +20,7 @@ from persister.persister import connect_redis
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisServer]:
     binaries = {each.name: each for each in find_redis_binaries()}
     if request.param not in binaries:
-        _missing(f"a {request.param} server")
+        missing(f"a {request.param} server")
     server = RedisServer(binaries[request.param], tmp_path / "redis", appendfsync="always")
     server.start()
     yield server
