@@ -6,6 +6,7 @@ valkey-server 8. One that is missing is skipped with a loud line on a laptop, an
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
