@@ -72,7 +72,7 @@ class Submission:
     __slots__ = ("future", "left", "lines_left", "outcomes")
 
     def __init__(
-        self, future: asyncio.Future[list[Outcome]], count: int, lines_max: int | None
+        self, future: asyncio.Future[list[Outcome]], count: int, lines_max: int | None = None
     ) -> None:
         self.future = future
         self.lines_left = lines_max

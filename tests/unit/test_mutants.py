@@ -83,7 +83,7 @@ def test_a_fault_tells_its_line_and_is_made_once() -> None:
         ("lua/lib/sourcing.lua", "tests/lua/test_expire.py", "tests/lua/test_sourcing.py"),
         ("persister/heal.py", "tests/integration/test_heal.py", "tests/integration/test_heal.py"),
         ("persister/live.py", "tests/unit/test_judging.py", "tests/integration/test_ledger.py"),
-        ("engine/parts.py", "tests/integration/test_engine.py", "tests/integration/test_engine_order.py"),
+        ("engine/parts.py", "tests/unit/test_queue.py", "tests/integration/test_engine_order.py"),
         ("persister/sql/queries.sql", "tests/integration/test_audit.py", "tests/integration/test_restore.py"),
     ],
 )  # fmt: skip
