@@ -12,7 +12,7 @@ import msgspec
 from rich.console import Console
 
 from api.servers import ServerError
-from bench import engine, http, memory, peers, pipeline
+from bench import engine_figures, http_figures, memory, peers, pipeline
 from bench.figures import Figure, say
 from bench.machine import Watch, machine, versions
 from bench.peers.buyers import PeerError
@@ -22,8 +22,8 @@ from bench.table import print_table
 
 #: Each part's figures of (seconds, repeats).
 PARTS: dict[str, Callable[[float, int], list[Figure]]] = {
-    "engine": engine.figures,
-    "http": http.figures,
+    "engine": engine_figures.figures,
+    "http": http_figures.figures,
     "pipeline": pipeline.figures,
     "peers": peers.figures,
     "memory": lambda seconds, repeats: memory.figures(max(1_000, int(seconds * 100_000))),

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 from bench.figures import Figure, Run, figure, in_turn, say
-from bench.http import Service
+from bench.http_figures import Service
 from bench.place import (
     REPOSITORY,
     BenchError,

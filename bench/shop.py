@@ -111,9 +111,10 @@ class Shop:
     def _ask(self, method: str, name: str, path: str, expected: Expected, body: Any = None) -> Any:
         """The answer's body; None where the last try had none either, or a 5xx."""
         data = "" if body is None else msgspec.json.encode(body).decode()
+        headers = {} if body is None else _JSON  # JSON that is announced has to come
         for tries_left in reversed(range(_TRIES)):
             with self._http.request(
-                method, path, name=name, data=data, headers=_JSON, catch_response=True
+                method, path, name=name, data=data, headers=headers, catch_response=True
             ) as answer:
                 content = _content(answer.content)
                 code = content.get("code", "") if answer.status_code >= 400 else ""

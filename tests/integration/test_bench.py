@@ -24,7 +24,7 @@ from running import (
     wait_for_ledger,
 )
 
-from bench import engine, http, pipeline
+from bench import engine_figures, http_figures, pipeline
 from bench.figures import Run, figure
 from bench.machine import Watch
 from bench.place import audit_reservations, audit_stock
@@ -36,8 +36,8 @@ from engine.settings import Settings
 @pytest.mark.parametrize(
     ("part", "what", "more"),
     [
-        ("engine", engine.WHAT, set()),
-        ("http", http.WHAT, {"http_batch_running", "http_reserve_running"}),
+        ("engine", engine_figures.WHAT, set()),
+        ("http", http_figures.WHAT, {"http_batch_running", "http_reserve_running"}),
         ("pipeline", pipeline.WHAT, {"replay_invoices_running"}),
     ],
 )
@@ -102,7 +102,7 @@ def test_the_audit_finds_what_is_missing_and_what_is_oversold(
 
 def test_a_run_in_which_the_disk_stands_still_is_told_as_that() -> None:
     """Given a Redis that stands still for so long that somebody is answered 503."""
-    with http.Service() as service, ThreadPoolExecutor() as threads:
+    with http_figures.Service() as service, ThreadPoolExecutor() as threads:
         service.receive("hot", 1_000_000)
         pid = service.redis.info("server")["process_id"]
         load = threads.submit(service.run, "reserve", 3.0, 16, rate=200.0)
@@ -178,7 +178,7 @@ def test_without_its_extras_it_says_what_to_run() -> None:
 def test_make_bench_takes_a_part_and_options() -> None:
     def command(*arguments: str) -> str:
         told = subprocess.run(
-            ["make", "-n", "bench", *arguments],
+            ["make", "--no-print-directory", "-n", "bench", *arguments],
             cwd=REPOSITORY,
             env=environment(),
             capture_output=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,12 @@ def tracked() -> list[str]:
         check=True,
     ).stdout.splitlines()
     return [name for name in listing if (HOUSE / name).exists()]
+
+
+def test_no_module_of_the_benchmark_hides_another() -> None:
+    """Locust looks for modules in its file's directory first."""
+    hidden = OURS | set(sys.stdlib_module_names)
+    assert not {Path(name).stem for name in tracked() if name.startswith("bench/")} & hidden
 
 
 def imported_by(path: Path) -> set[str]:
