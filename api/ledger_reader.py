@@ -17,7 +17,7 @@ from engine.addresses import why
 from persister.database import NOTICE_A_DEAD_HOST, QUERIES
 
 READ_WITHIN_S = 3.0
-_CONNECTIONS_MAX = 4
+CONNECTIONS_MAX = 4
 #: PostgreSQL is away, has no ledger yet, or `holdfast db init` has not let this login in.
 _AWAY = (
     psycopg.OperationalError,
@@ -37,7 +37,7 @@ class LedgerReader:
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             url,
             min_size=0,
-            max_size=_CONNECTIONS_MAX,
+            max_size=CONNECTIONS_MAX,
             timeout=2,
             # A server that was away is tried anew by the next request, not after a growing pause.
             reconnect_timeout=0,
@@ -117,8 +117,9 @@ class LedgerReader:
     async def _read(self, read: Callable[[Connection], Awaitable[_Result]]) -> _Result:
         """Connections that a restart of PostgreSQL has broken show it at their first use: the next one is
         taken at once (the pool's own check would wait a second after each)."""
-        for _ in range(_CONNECTIONS_MAX):
+        for _ in range(CONNECTIONS_MAX):
             async with self._pool.connection() as connection:
+                _go_on()
                 try:
                     return await read(connection)
                 except psycopg.errors.QueryCanceled:
@@ -127,7 +128,16 @@ class LedgerReader:
                     if not connection.broken:
                         raise
         async with self._pool.connection() as connection:
+            _go_on()
             return await read(connection)
+
+
+def _go_on() -> None:
+    """The pool waits by Python 3.11's ``wait_for``, which forgets a cancellation that comes with the
+    connection."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 async def fetch(connection: Connection, query: str, values: dict[str, Any]) -> list[dict[str, Any]]:

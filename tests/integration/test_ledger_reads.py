@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,6 +16,7 @@ import pytest
 from ledger_kit import receipt, write
 from running import check_problem, eventually, in_process, on_one_redis, open_by_hand, rows, served
 
+from api.ledger_reader import CONNECTIONS_MAX, Connection, LedgerReader
 from api.servers import PostgresServer, RedisServer
 from engine.settings import Settings
 
@@ -25,8 +28,35 @@ READS = [
 ]  # fmt: skip
 ASKED = """
 SELECT pid FROM pg_stat_activity
-WHERE datname = current_database() AND application_name = 'holdfast' AND state = 'active'
+WHERE datname = current_database() AND application_name = 'holdfast' AND wait_event_type = 'Lock'
 """
+
+
+async def test_who_gave_up_while_waiting_for_a_connection_asks_nothing(one: Settings) -> None:
+    """However the connection and the end of waiting meet."""
+    reader = LedgerReader(one.postgres_url)
+    await reader.open()
+    asked = []
+
+    async def ask(connection: Connection) -> None:
+        asked.append(connection)
+
+    try:
+        for turns in range(12):
+            async with AsyncExitStack() as taken:
+                for _ in range(CONNECTIONS_MAX):
+                    await taken.enter_async_context(reader._pool.connection())
+                reading = asyncio.create_task(reader._read(ask))
+                await asyncio.sleep(0.01)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            asked_before = len(asked)
+            if reading.cancel():
+                with pytest.raises(asyncio.CancelledError):
+                    await reading
+                assert len(asked) == asked_before, f"asked {turns} turns later"
+    finally:
+        await reader.close()
 
 
 @pytest.fixture
