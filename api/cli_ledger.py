@@ -15,9 +15,11 @@ from rich.console import Console
 from api.cli_kit import data_dir_option, fail, json_option, json_text, settings_of_stack
 from api.moments import moment
 from api.schema import rfc3339
+from engine.addresses import printable
 from persister import database
 from persister.anchors import read_anchors, write_anchors
 from persister.audit import audit
+from persister.holes import tell
 
 
 @click.command("audit")
@@ -62,6 +64,8 @@ def audit_command(
         for finding in report.findings:
             at = "" if finding.partition is None else f"partition {finding.partition}, "
             click.echo(f"{finding.fault}: {at}{finding.where}: {finding.detail}")
+        for hole in report.holes:
+            click.echo(printable(tell(hole)))
         for unchecked in report.unchecked:
             click.echo(f"not checked: {unchecked}")
         for partition, standing in report.positions.items():

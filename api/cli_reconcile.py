@@ -34,6 +34,7 @@ from engine.model import TEXT_PATTERN
 from engine.settings import Settings
 from persister import database
 from persister.differences import Counters, Hold, Report
+from persister.holes import tell
 from persister.persister import connect_redis
 from persister.runs import run
 
@@ -176,6 +177,8 @@ def print_report(report: Report, console: Console) -> None:
             )
         console.print(table, highlight=False)
     _print_more(console, len(report.differences) - most, "differences")
+    for hole in report.holes:
+        console.print(printable(tell(hole)), highlight=False, markup=False, emoji=False)
     if report.not_kept:
         console.print(f"this run could not be kept: {report.not_kept}", highlight=False)
     console.print(summary_line(report), highlight=False)

@@ -19,12 +19,14 @@ VERSION = 2
 READABLE_VERSIONS = (1, 2)
 #: The type of an event that stands for one that couldn't be read and was discarded by somebody.
 DISCARD = "discard"
+#: The type of an event that takes over from Redis what the ledger has lost for good.
+ADOPT = "adopt"
 #: All that this program knows what to do with in the ledger.
 TYPES = frozenset(
     {
         *("reserve", "extend", "confirm", "release", "expire"),
         *MOVEMENT_TYPES,
-        *("repair", DISCARD),
+        *("repair", DISCARD, ADOPT),
     }
 )
 
@@ -87,7 +89,28 @@ class Repaired(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="repa
     lines: list[str | int]
 
 
-Packed = Reserved | Extended | Taken | Moved | Repaired
+class Adopted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="adopt"):
+    """What a ledger takes over that had lost events: a reservation as it is (no id: stock); ``state`` -1
+    where it is not known any more, ``parts`` as it is kept; ``hole`` the first and the last seq that are
+    missing, empty but for the first event of an adoption; ``lines`` as in Moved."""
+
+    seq: int
+    at_ms: int
+    reservation_id: str
+    order_id: str
+    customer_id: str
+    created_ms: int
+    deadline_ms: int
+    fingerprint: str
+    state: int
+    parts: list[int]
+    hole: list[int]
+    reference: str
+    reason: str
+    lines: list[str | int]
+
+
+Packed = Reserved | Extended | Taken | Moved | Repaired | Adopted
 _decode_entry = msgspec.msgpack.Decoder(list[Packed]).decode
 
 
@@ -102,6 +125,13 @@ class EventLine(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=Tru
     quarantined_delta: int = 0
 
 
+class Hole(msgspec.Struct, frozen=True, gc=False, rename={"from_seq": "from", "to_seq": "to"}):
+    """The first and the last seq of events that the ledger has lost for good."""
+
+    from_seq: int
+    to_seq: int
+
+
 class Event(
     msgspec.Struct,
     frozen=True,
@@ -113,9 +143,11 @@ class Event(
     """One state change with all its lines, in public form. Times in ms since 1970.
 
     ``type`` is the operation: reserve, extend, confirm, release, expire, repair, or a movement's type;
-    discard stands for an event that couldn't be read: no lines, ``reason`` says who discarded it and why.
-    ``status`` is the reservation's after a confirm, release, expire or repair: ``held`` while units are
-    left.
+    discard stands for an event that couldn't be read: no lines, ``reason`` says who discarded it and why;
+    adopt tells what the events of ``hole`` had changed, which the ledger has lost: a reservation as it is
+    then (``parts``: what was confirmed and released of each line), or stock.
+    ``status`` is the reservation's after a confirm, release, expire, repair or adopt: ``held`` while units
+    are left; an adopt without one is of a reservation that nobody knows any more.
     """
 
     version: int
@@ -127,6 +159,7 @@ class Event(
     reservation_id: str | None = None
     order_id: str | None = None
     customer_id: str | None = None
+    created_ms: int | None = None
     deadline_ms: int | None = None
     status: State | None = None
     fingerprint: str | None = None
@@ -134,6 +167,8 @@ class Event(
     movement_id: str | None = None
     reference: str | None = None
     reason: str | None = None
+    hole: Hole | None = None
+    parts: tuple[int, ...] | None = None
     lines: tuple[EventLine, ...] = ()
 
     def to_json(self) -> bytes:
@@ -240,6 +275,8 @@ def _public(partition: int, epoch: int, packed: Packed) -> Event:
             lines=_lines(packed.lines),
             **fields,
         )
+    if isinstance(packed, Adopted):
+        return _adopted(packed, fields)
     body = packed.body
     fields |= {
         "reservation_id": packed.reservation_id,
@@ -270,6 +307,26 @@ def _public(partition: int, epoch: int, packed: Packed) -> Event:
                 if quantity
             ]
         ),
+        **fields,
+    )
+
+
+def _adopted(packed: Adopted, fields: dict[str, Any]) -> Event:
+    is_reservation = bool(packed.reservation_id)
+    return Event(
+        type=ADOPT,
+        reservation_id=packed.reservation_id or None,
+        order_id=packed.order_id or None,
+        customer_id=packed.customer_id or None,
+        created_ms=packed.created_ms if is_reservation else None,
+        deadline_ms=packed.deadline_ms if is_reservation else None,
+        status=STATES[packed.state] if packed.state >= 0 else None,
+        fingerprint=packed.fingerprint or None,
+        reference=packed.reference or None,
+        reason=packed.reason or None,
+        hole=Hole(*packed.hole) if packed.hole else None,
+        parts=tuple(packed.parts) or None,
+        lines=_lines(packed.lines),
         **fields,
     )
 

@@ -23,6 +23,7 @@ from persister.audit_tables import unprotected
 from persister.audit_totals import Totals, side_by_side
 from persister.chain import CHAIN_START, chain
 from persister.database import QUERIES, Connection
+from persister.holes import Hole, all_holes, hole_of
 from persister.live import from_row
 
 FETCH = 2_000
@@ -45,6 +46,7 @@ class Fault(StrEnum):
     WRONG_BALANCE = "wrong_balance"
     WRONG_LIVE_RESERVATION = "wrong_live_reservation"
     WRONG_ANCHOR = "wrong_anchor"
+    WRONG_HOLE = "wrong_hole"
     UNPROTECTED_TABLE = "unprotected_table"
 
 
@@ -69,13 +71,14 @@ class Standing(msgspec.Struct, frozen=True):
 class AuditReport(msgspec.Struct, frozen=True, kw_only=True):
     """What an audit found. ``anchors``: the chain's head of each partition, for keeping elsewhere; the
     earlier one where that could not be checked. ``positions``: how far each partition has come, and
-    whether it goes on, which is no finding. ``since_ms``: audited from that time on only, and ``unchecked``
-    says what that left out."""
+    whether it goes on, which is no finding. ``holes``: what is missing for good and was adopted: none
+    either. ``since_ms``: audited from that time on only, and ``unchecked`` says what that left out."""
 
     events: int
     findings: list[Finding]
     anchors: dict[int, Anchor]
     positions: dict[int, Standing] = {}
+    holes: list[Hole] = []
     since_ms: int | None = None
     unchecked: list[str] = []
 
@@ -105,6 +108,7 @@ def audit(
         for each in audits:
             each.run(on_progress)
         weak = unprotected(connection)
+        holes = _known_holes(connection)
     return AuditReport(
         events=sum(each.events for each in audits),
         findings=[
@@ -113,12 +117,20 @@ def audit(
         ],
         anchors={each.partition: each.next_anchor() for each in audits if each.head().seq},
         positions={each.partition: each.standing for each in audits if each.standing},
+        holes=holes,
         since_ms=since_ms,
         unchecked=[
             *([] if since_ms is None else [UNCHECKED]),
             *[each.unchecked_anchor for each in audits if each.unchecked_anchor],
         ],
     )
+
+
+def _known_holes(connection: Connection) -> list[Hole]:
+    try:
+        return all_holes(connection)
+    except msgspec.MsgspecError:
+        return []  # the partition's own audit tells
 
 
 class _PartitionAudit:
@@ -139,6 +151,7 @@ class _PartitionAudit:
         self.chained = CHAIN_START
         self._epoch = self._seq = 0
         self.standing: Standing | None = None
+        self._holes: list[tuple[Any, ...]] = []
         self._totals = Totals(None if since_ms is None else self._earlier)
 
     def run(self, on_progress: Callable[[int], None]) -> None:
@@ -148,12 +161,14 @@ class _PartitionAudit:
     def _run(self, on_progress: Callable[[int], None]) -> None:
         if self._since_ms is not None:
             self._begin(self._since_ms)
+        self._holes = list(self._rows("audit_holes"))
         movements = _Movements(self._rows("audit_movements"))
         for epoch, seq, kind, at_ms, body, kept_hash in self._rows("audit_events"):
             self._check_event(epoch, seq, kind, at_ms, body, bytes(kept_hash), movements)
             self.events += 1
             if self.events % FETCH == 0:
                 on_progress(self.events)
+        self._pass_holes(None)
         left = movements.left()
         if left:
             self._find(Fault.WRONG_MOVEMENTS, f"{left[0]}-{left[1]}", "a movement without an event")
@@ -222,6 +237,7 @@ class _PartitionAudit:
         movements: _Movements,
     ) -> None:
         where = f"event {epoch}-{seq}"
+        self._pass_holes(seq)
         # Rows come in the order of epoch and seq, so an epoch that goes back is a seq that jumps.
         if seq != self._seq + 1:
             self._find(Fault.GAP, where, f"the event before it is {self._epoch}-{self._seq}")
@@ -247,6 +263,30 @@ class _PartitionAudit:
         if rows != expected:
             self._find(Fault.WRONG_MOVEMENTS, where, f"its lines are {expected}, the rows {rows}")
         self._totals.add(event)
+
+    def _pass_holes(self, next_seq: int | None) -> None:
+        """Go on behind the holes that begin here: up to the next event, or at the end."""
+        while self._holes and (next_seq is None or self._holes[0][0] < next_seq):
+            from_seq, to_seq, adoption_id, body, kept_hash = self._holes.pop(0)
+            where = f"hole {from_seq} to {to_seq}"
+            if from_seq != self._seq + 1:
+                detail = f"the event before it is {self._epoch}-{self._seq}"
+                self._find(Fault.WRONG_HOLE, where, detail)
+            if chain(self.chained, body.encode()) != bytes(kept_hash):
+                detail = "its hash is not that of its body and the hash before"
+                self._find(Fault.BROKEN_CHAIN, where, detail)
+            told = (self.partition, from_seq, to_seq, adoption_id)
+            try:
+                hole = hole_of(body)
+                said = (hole.partition, hole.from_seq, hole.to_seq, hole.adoption_id)
+            except msgspec.MsgspecError as error:
+                self._find(Fault.WRONG_HOLE, where, str(error))
+            else:
+                if said != told:
+                    self._find(Fault.WRONG_HOLE, where, f"its body tells of {said}")
+            self._seq, self.chained = to_seq, bytes(kept_hash)
+            if self._anchor is not None and to_seq == self._anchor.seq:
+                self._check_anchor()
 
     def _earlier(self, reservation_id: str) -> Iterator[Event]:
         """What events before the part say of a reservation; an extend leaves no movement to find it by."""

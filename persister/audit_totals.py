@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from engine.events import Event
+from engine.events import ADOPT, Event
 from persister.live import ENDING, Live, apply
 
 BATCH = 1_000
@@ -119,11 +119,11 @@ class Totals:
         self._db.executemany(_KEEP, rows)
 
     def _look_back(self, name: str, kind: str, live: dict[str, Live], unknown: set[str]) -> None:
-        if kind != "reserve" and name not in live and self._earlier is not None:
+        if kind not in ("reserve", ADOPT) and name not in live and self._earlier is not None:
             for event in self._earlier(name):
                 apply(event, live)
             unknown.add(name)
-        if kind in ("reserve", "extend"):
+        if kind in ("reserve", "extend", ADOPT):
             unknown.discard(name)
 
 

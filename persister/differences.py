@@ -6,6 +6,8 @@ from enum import StrEnum
 
 import msgspec
 
+from persister.holes import Hole
+
 
 class Kind(StrEnum):
     """How Redis and the ledger differ (docs/operations.md says what to do about each)."""
@@ -82,6 +84,7 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What a run found: so many stock records and reservations compared, and each that differs.
 
+    ``holes``: events that the ledger has lost for good, which are adopted and no difference.
     ``reconciliation_id`` is None where the run could not be kept (``not_kept`` says why) or wasn't
     meant to be. ``started_at`` is RFC 3339 in UTC. ``repaired_by``: who asked for the repair.
     """
@@ -89,6 +92,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     checked: int
     reservations_checked: int
     differences: list[Difference]
+    holes: list[Hole] = []
     started_at: str
     duration_ms: int
     reconciliation_id: int | None = None

@@ -28,6 +28,7 @@ WRITES: dict[str, tuple[str, ...]] = {
     "ledger_identity": (),
     "beats": ("INSERT", "UPDATE"),
     "adoptions": ("INSERT",),
+    "holes": ("INSERT",),
     "balances": ("INSERT", "UPDATE"),
     "live_reservations": ("INSERT", "UPDATE", "DELETE"),
     "reconciliations": ("INSERT",),
@@ -36,7 +37,7 @@ WRITES: dict[str, tuple[str, ...]] = {
 }
 
 #: Tables that nobody may change, not even their owner: each has a trigger that refuses it.
-APPEND_ONLY = ("events", "movements", "quarantine", "quarantine_discards", "adoptions")
+APPEND_ONLY = ("events", "movements", "quarantine", "quarantine_discards", "adoptions", "holes")
 
 
 def owners(connection: psycopg.Connection[Any]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from engine.partitions import Head, read_head
 from engine.scripts import Scripts
 from engine.settings import Settings
 from persister.database import QUERIES, Connection
+from persister.holes import holes_of, spans
 from persister.ledger import Ledger, Position
 from persister.outbox import Outbox
 from persister.rebuild import Rebuild, events_from
@@ -63,8 +64,9 @@ def heal(
         position.epoch,
         position.seq,
     )
-    rebuild = Rebuild(redis, scripts, partition, settings, with_due=True)
     with connection.transaction():
+        holes = holes_of(connection, partition)
+        rebuild = Rebuild(redis, scripts, partition, settings, with_due=True, holes=holes, had=seq)
         missing = events_from(connection, partition, epoch, seq + 1)
         count = rebuild.replay(missing, lambda events: None)
     if rebuild.damaged:
@@ -92,6 +94,15 @@ def _why_not(connection: Connection, partition: int, head: Head) -> str:
             " HOLDFAST_REDIS_URL, or rebuild it with 'holdfast restore' (docs/operations.md,"
             " 'Redis is gone')"
         )
+    for span in spans(holes_of(connection, partition)):
+        if span.from_seq <= seq < span.to_seq:
+            return (
+                f"it stands within events {span.from_seq} to {span.to_seq}, which this ledger has lost: what"
+                " it lacks nobody knows one by one; rebuild it with 'holdfast restore'"
+                " (docs/operations.md, 'Redis is gone')"
+            )
+        if span.to_seq == seq and head.last_ms == str(span.at_ms):
+            return ""  # as it was when it was taken over
     place = {"partition": partition, "epoch": epoch, "seq": seq}
     last = connection.execute(QUERIES["event_up_to"], place).fetchone() or (0, 0, 0, "")
     not_earlier = (

@@ -12,6 +12,7 @@ from engine.errors import LedgerError, PartitionStopped
 from engine.events import DISCARD, Event, from_json
 from persister.chain import CHAIN_START, chain
 from persister.database import QUERIES, Connection, copy_text, copy_time
+from persister.holes import Holes
 from persister.live import keep_live
 from persister.openings import Openings
 
@@ -47,6 +48,7 @@ class Ledger:
         self.connection = connection
         self.partition = partition
         self.openings = Openings(connection, partition)
+        self.holes = Holes(connection, partition)
 
     def lease(self) -> bool:
         """Become the one writer of this partition; False where another process is. Held until the
@@ -189,10 +191,10 @@ class Ledger:
         for event in events:
             if _is_kept(event, kept.get((event.epoch, event.seq))):
                 continue
-            if not self._is_discarded(event.seq):
+            if not self._is_discarded(event.seq) and not self.holes.has(event.seq):
                 raise _another(event)
             log.warning(
-                "partition %s: event %s-%s came after all; it stays discarded",
+                "partition %s: event %s-%s came after all; it stays out",
                 event.partition,
                 event.epoch,
                 event.seq,

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from engine.events import Event
+from engine.events import ADOPT, Event
 from engine.statuses import State
 from persister.database import QUERIES, Connection, copy_text
 
@@ -52,7 +52,11 @@ def apply(event: Event, live: dict[str, Live]) -> None:
     reservation_id = event.reservation_id
     if reservation_id is None:
         return
-    if event.type == "reserve":
+    if event.type == ADOPT:
+        live.pop(reservation_id, None)
+        if event.status is State.HELD:
+            live[reservation_id] = _adopted(event, reservation_id)
+    elif event.type == "reserve":
         live[reservation_id] = Live(
             reservation_id=reservation_id,
             order_id=event.order_id or "",
@@ -67,6 +71,23 @@ def apply(event: Event, live: dict[str, Live]) -> None:
         live.pop(reservation_id, None)
     elif reservation_id in live:
         change(event, live[reservation_id])
+
+
+def _adopted(event: Event, reservation_id: str) -> Live:
+    parts = event.parts or (0,) * (2 * len(event.lines))
+    return Live(
+        reservation_id=reservation_id,
+        order_id=event.order_id or "",
+        customer_id=event.customer_id,
+        fingerprint=event.fingerprint or "",
+        created_ms=event.created_ms or event.at_ms,
+        deadline_ms=event.deadline_ms or 0,
+        seq=event.seq,
+        lines=[
+            LiveLine(line.sku, line.location, line.quantity, *taken)
+            for line, *taken in zip(event.lines, parts[::2], parts[1::2], strict=True)
+        ],
+    )
 
 
 def change(event: Event, held: Live) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from engine.events import READABLE_VERSIONS, TYPES, Event, OpenEvent, from_json, read_entry
+from engine.events import ADOPT, READABLE_VERSIONS, TYPES, Event, OpenEvent, from_json, read_entry
 from engine.model import ID_PATTERN
 from persister.outbox import UNREADABLE, Entry
 
@@ -131,6 +131,8 @@ def _misfit(event: Event) -> str:
         return f"at_ms {event.at_ms}"
     if event.deadline_ms is not None and not 0 <= event.deadline_ms < _WHOLE_MAX:
         return f"deadline_ms {event.deadline_ms}"
+    if event.type == ADOPT and not _is_adopt(event):
+        return f"parts {event.parts}, created_ms {event.created_ms}"
     for line in event.lines:
         if not (
             0 <= line.quantity <= _QUANTITY_MAX
@@ -140,6 +142,16 @@ def _misfit(event: Event) -> str:
         ):
             return f"a line of {line.sku} has numbers out of range: {line}"
     return ""
+
+
+def _is_adopt(event: Event) -> bool:
+    """Are its parts a pair a line, its times what a row can hold?"""
+    parts = event.parts or ()
+    return (
+        len(parts) in (0, 2 * len(event.lines))
+        and all(0 <= part <= _QUANTITY_MAX for part in parts)
+        and 0 <= (event.created_ms or 0) < _WHOLE_MAX
+    )
 
 
 def _misfit_texts(event: Event) -> str:

@@ -104,6 +104,7 @@ class Persister:
                     raise
 
     def _move(self, ledger: Ledger, redis: Redis) -> None:
+        ledger.holes.check_not_adopting()
         scripts = Scripts.for_server(redis.info("server"))
         if not self._settings.kafka_bootstrap:
             source = OutboxSource(redis, scripts, self._partition)

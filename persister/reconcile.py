@@ -17,6 +17,7 @@ from engine.errors import StoreError
 from engine.partitions import read_head, read_server
 from persister.database import Connection
 from persister.differences import Counters, Difference, Hold, Kind, Report
+from persister.holes import holes_of
 from persister.ownership import check_owner
 from persister.reconcile_reservations import ReservationRun
 from persister.reconcile_stock import StockRun, leaked_in_ledger
@@ -58,6 +59,8 @@ def reconcile(
             if isinstance(side, Hold):
                 explained |= {(sku, location) for sku, location, _ in side.lines}
     leaked = leaked_in_ledger(sides, explained)
+    holes = holes_of(connection, partition)
+    connection.commit()
     return Report(
         checked=stock.checked,
         reservations_checked=reservations.checked,
@@ -65,6 +68,7 @@ def reconcile(
             [*stock.differences, *leaked, *reservations.differences],
             key=lambda d: (d.sku, d.location, d.reservation_id or ""),
         ),
+        holes=holes,
         started_at=started_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         duration_ms=int((time.monotonic() - started) * 1000),
     )

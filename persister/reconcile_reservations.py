@@ -85,7 +85,7 @@ def _other(record: Record, live: Live) -> list[str]:
     return [name for name, (redis, ledger) in pairs.items() if redis != ledger]
 
 
-def _agrees(value: _Value, live: Live | None) -> bool:
+def agrees(value: _Value, live: Live | None) -> bool:
     """Is this all right as it is, whatever is on its way?"""
     record = readable(value)
     if record is None:
@@ -147,7 +147,7 @@ class ReservationRun:
         values = dict(zip(ids, self._sides.values(ids), strict=True))
         live = self._sides.live(list(values))
         self._sides.connection.commit()
-        wrong = [i for i, value in values.items() if not _agrees(value, live.get(i))]
+        wrong = [i for i, value in values.items() if not agrees(value, live.get(i))]
         self._suspicious |= dict.fromkeys(i for i in wrong if i not in self._found)
         if len(self._suspicious) >= SLICE:
             self._look_at_suspicious()
@@ -173,7 +173,7 @@ class ReservationRun:
                 later = []
                 for each in ids:
                     value, held = first[each], live.get(each)
-                    if _agrees(value, held):
+                    if agrees(value, held):
                         continue
                     if _stands(value, again[each], held, before, head_seq, reached):
                         self._judge(each, value, held)

@@ -25,6 +25,7 @@ from engine.settings import Settings
 from persister import database
 from persister.audit_since import begins_at, event_before
 from persister.database import QUERIES, Connection
+from persister.holes import holes_of
 from persister.kafka_source import KafkaSource
 from persister.ledger import Ledger, Position
 from persister.ownership import Claim, Ownership
@@ -91,6 +92,8 @@ def restore(
         with connection.transaction():
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             counts = work.run()
+        if ledger.holes.adoption() is not None:
+            ledger.holes.end()  # the Redis that it was taken over from is not the one any more
         epoch = work.open(ledger)
     return Restored(
         **counts,
@@ -253,7 +256,12 @@ class _Restore:
 
     def _replay(self, begins: tuple[int, int], total: int) -> int:
         rebuild = Rebuild(
-            self._redis, self._scripts, self._partition, self._settings, with_due=False
+            self._redis,
+            self._scripts,
+            self._partition,
+            self._settings,
+            with_due=False,
+            holes=holes_of(self._connection, self._partition),
         )
         return rebuild.replay(
             events_from(self._connection, self._partition, *begins),

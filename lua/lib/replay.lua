@@ -69,6 +69,21 @@ local function replay_repair(e, id, seq, limits)
   end
 end
 
+-- The reservation as it was taken over, whatever is here: {…, state or -1, deadline, created, tail, parts}.
+local function replay_adopt(e, id, seq, limits)
+  local state, parts = e[7], e[11]
+  if id == '' then
+    return
+  elseif state < 0 then
+    redis.call('DEL', reservation_key(id))
+    return
+  end
+  write(with_tail(id, e[9], e[10]), state, e[8], seq, #parts > 0 and parts or nil, e[4] + limits.retention_ms)
+  if state == HELD and limits.with_due then
+    add_due(e[8], id)
+  end
+end
+
 local REPLAYS = {
   reserve = function(e, id, seq, limits)
     write(with_tail(id, e[4], e[8]), HELD, e[7], seq)
@@ -89,6 +104,7 @@ local REPLAYS = {
   release = replay_take,
   expire = replay_take,
   repair = replay_repair,
+  adopt = replay_adopt,
   discard = function() end,
 }
 

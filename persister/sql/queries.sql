@@ -95,6 +95,39 @@ SELECT concat_ws('.', (SELECT ledger_id FROM ledger_identity),
 -- name: note_adoption
 INSERT INTO adoptions (partition, former, ledger, epoch, seq, adopted_by, reason)
 VALUES (%(partition)s, %(former)s, %(ledger)s, %(epoch)s, %(seq)s, %(by)s, %(reason)s)
+RETURNING adoption_id
+
+-- name: adopting
+SELECT a.adoption_id, a.adopted_by, a.reason
+FROM positions p JOIN adoptions a ON a.adoption_id = p.adopting
+WHERE p.partition = %(partition)s
+
+-- name: begin_adoption
+INSERT INTO positions (partition, epoch, seq, adopting) VALUES (%(partition)s, 0, 0, %(adoption_id)s)
+ON CONFLICT ON CONSTRAINT positions_identity
+DO UPDATE SET adopting = EXCLUDED.adopting, updated_at = now()
+
+-- name: end_adoption
+UPDATE positions SET adopting = NULL, stopped = NULL, quarantine_id = NULL, updated_at = now()
+WHERE partition = %(partition)s
+
+-- name: note_hole
+INSERT INTO holes (partition, from_seq, to_seq, adoption_id, body, hash)
+VALUES (%(partition)s, %(from)s, %(to)s, %(adoption_id)s, %(body)s, %(hash)s)
+
+-- name: holes
+SELECT from_seq, to_seq, adoption_id, body::text, hash FROM holes
+WHERE partition = %(partition)s AND to_seq >= %(seq)s ORDER BY from_seq
+
+-- name: all_holes
+SELECT partition, body::text FROM holes ORDER BY partition, from_seq
+
+-- name: hole_to_tell
+-- What no adopt event has told of yet.
+SELECT min(from_seq), max(to_seq) FROM holes
+WHERE partition = %(partition)s AND adoption_id = %(adoption_id)s AND NOT EXISTS (
+  SELECT FROM events e WHERE e.partition = %(partition)s AND e.type = 'adopt'
+    AND e.body->'hole' IS NOT NULL AND e.seq > holes.to_seq)
 
 -- name: beats
 SELECT beat, previous FROM beats WHERE partition = %(partition)s
@@ -251,12 +284,14 @@ COPY live_reservations (partition, reservation_id, order_id, customer_id, finger
 WITH RECURSIVE found (partition) AS (
   SELECT least((SELECT min(partition) FROM events), (SELECT min(partition) FROM movements),
     (SELECT min(partition) FROM positions), (SELECT min(partition) FROM balances),
+    (SELECT min(partition) FROM holes),
     (SELECT min(partition) FROM live_reservations))
   UNION ALL
   SELECT least((SELECT min(e.partition) FROM events e WHERE e.partition > f.partition),
     (SELECT min(m.partition) FROM movements m WHERE m.partition > f.partition),
     (SELECT min(p.partition) FROM positions p WHERE p.partition > f.partition),
     (SELECT min(b.partition) FROM balances b WHERE b.partition > f.partition),
+    (SELECT min(h.partition) FROM holes h WHERE h.partition > f.partition),
     (SELECT min(l.partition) FROM live_reservations l WHERE l.partition > f.partition))
   FROM found f WHERE f.partition IS NOT NULL
 )
@@ -283,6 +318,15 @@ SELECT epoch, seq, line, type, sku, location, quantity, on_hand_delta, held_delt
   (extract(epoch FROM occurred_at) * 1000)::bigint
 FROM movements WHERE partition = %(partition)s AND (epoch, seq) >= (%(epoch)s, %(seq)s)
 ORDER BY epoch, seq, line
+
+-- name: audit_holes
+-- Those of before the part are before its first event.
+SELECT h.from_seq, h.to_seq, h.adoption_id, h.body::text, h.hash FROM holes h
+WHERE h.partition = %(partition)s AND h.to_seq > (
+  SELECT coalesce(max(seq), 0) FROM (
+    SELECT seq FROM events WHERE partition = %(partition)s AND (epoch, seq) < (%(epoch)s, %(seq)s)
+    ORDER BY epoch DESC, seq DESC LIMIT 1) AS before)
+ORDER BY h.from_seq
 
 -- name: audit_position
 SELECT epoch, seq, hash, stopped FROM positions WHERE partition = %(partition)s

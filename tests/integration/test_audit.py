@@ -259,7 +259,7 @@ async def test_a_ledger_from_before_the_chain_gets_it_by_the_migration(
             "DROP TRIGGER movements_append_only ON movements",
             "DROP TABLE quarantine_discards, quarantine",
             "ALTER TABLE positions DROP COLUMN quarantine_id",
-            "DROP TABLE adoptions",
+            "DROP TABLE holes, adoptions",
             "DROP FUNCTION refuse_change",
             "DROP TABLE live_reservations",
             "ALTER TABLE events DROP COLUMN hash",

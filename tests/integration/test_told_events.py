@@ -54,7 +54,7 @@ def test_what_the_scripts_tell_fits(redis: Redis) -> None:
     shop.make_all_due()
     assert shop.expire()[1] == 3
     told = decoded([event.to_json() for event in shop.events()])
-    assert {event["type"] for event in told} == set(TYPES) - {"repair", "discard"}
+    assert {event["type"] for event in told} == set(TYPES) - {"repair", "discard", "adopt"}
     assert len(told) == shop.seq()
     for event in told:
         assert errors(event) == [], event

@@ -116,6 +116,7 @@ def test_what_is_known_is_told_by_words_of_the_script_that_a_full_server_refuses
 
 
 RUN_WHEN_FULL = (
+    "adopt",
     "beat",
     "close",
     "confirm",
