@@ -198,6 +198,15 @@ def test_a_successor_knows_the_beat_that_it_finds_and_nobody_else_does(
                 Ownership(shop.redis, scripts, connection, 0).keep()
         shop.redis.delete(HEAD)
         shop.redis.rename("away", HEAD)
+        # What could not be noted is not written either: nobody would know it.
+        written = shop.redis.hget(HEAD, "beat")
+        connection.execute("ALTER TABLE beats RENAME TO away")
+        connection.commit()
+        with pytest.raises(psycopg.errors.UndefinedTable):
+            killed.keep(Claim.FREE)
+        connection.execute("ALTER TABLE away RENAME TO beats")
+        connection.commit()
+        assert shop.redis.hget(HEAD, "beat") == written
         successor = Ownership(shop.redis, scripts, connection, 0)
         successor.keep()
         beat = shop.redis.hget(HEAD, "beat")

@@ -61,7 +61,11 @@ def test_a_member_that_the_ledger_does_not_know_is_kept_as_it_came() -> None:
     assert found.lines[0].on_hand_delta == 5
     assert b"\n" not in found.to_json() and json.loads(found.to_json()) == json.loads(message)
     assert from_json(found.to_json()).is_same_as(found)
-    assert not from_json(event(1, "receive", LINE | {"on_hand_delta": 5})).is_same_as(found)
+    known = from_json(event(1, "receive", LINE | {"on_hand_delta": 5}))
+    other = from_json(message.replace(b"1.5", b"1.6"))
+    assert other != known and isinstance(other, OpenEvent)
+    for each in (known, other):
+        assert not each.is_same_as(found) and not found.is_same_as(each)
 
 
 def test_the_same_in_version_1_and_2_is_the_same() -> None:
