@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import logging
 import os
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import click
 import msgspec
 
 from api import local
-from api.cli_kit import data_dir_option, fail, read_settings
+from api.cli_kit import data_dir_option, fail, read_settings, tell
 from api.probes import call
 from api.supervisor import read_state, state_file
 from engine.engine import Engine
@@ -37,11 +38,16 @@ class _Partition(msgspec.Struct):
     not_selling: _NotSelling | None
 
 
+class _Redis(msgspec.Struct):
+    risks: list[str] = []  # a service of an older version tells none
+
+
 class _Status(msgspec.Struct):
     """What is read of ``/v1/status``."""
 
     selling: bool
     partitions: list[_Partition]
+    redis: _Redis | None = None
 
 
 @click.command("check")
@@ -59,20 +65,21 @@ def check_command(url: str | None, data_dir: Path | None) -> None:
         url = _url_of_stack(local.data_dir_from(os.environ, data_dir))
     if url is not None:
         _ask_service(url)
-    refusals = asyncio.run(_ask_redis(settings))
+    logging.getLogger("holdfast").addHandler(logging.NullHandler())  # its line tells all of it
+    refusals, risks = asyncio.run(_ask_redis(settings))
     for partition, refusal in refusals.items():
         if refusal is not None:
             _not_selling(f"partition {partition}: {refusal.code}, {refusal.detail}")
-    _selling("a reserve would be decided by Redis")
+    _selling("a reserve would be decided by Redis", risks)
 
 
-def _selling(how: str) -> NoReturn:
-    click.echo(f"selling: {how}")
+def _selling(how: str, risks: list[str]) -> NoReturn:
+    tell("; but ".join([f"selling: {how}", *risks]))
     sys.exit(0)
 
 
 def _not_selling(why: str) -> NoReturn:
-    click.echo(f"not selling: {why}")
+    tell(f"not selling: {why}")
     sys.exit(1)
 
 
@@ -107,7 +114,7 @@ def _ask_service(url: str) -> None:
             _not_selling(
                 f"partition {each.partition}: {found.code} since {found.since}, {found.detail}"
             )
-    _selling(f"the service at {place} decides reserves")
+    _selling(f"the service at {place} decides reserves", told.redis.risks if told.redis else [])
 
 
 def _read(status: int, body: str, place: str) -> _Status:
@@ -119,13 +126,14 @@ def _read(status: int, body: str, place: str) -> _Status:
         fail(f"what answers at {place} ({status} to GET /v1/status) is not Holdfast")
 
 
-async def _ask_redis(settings: Settings) -> dict[int, Refusal | None]:
+async def _ask_redis(settings: Settings) -> tuple[dict[int, Refusal | None], list[str]]:
+    """Why each partition doesn't sell, and what the settings of Redis risk."""
     partitions = range(settings.partitions)
     try:
         engine = await Engine.start(settings)
     except StoreError as error:
-        return dict.fromkeys(partitions, Refusal(Status.UNAVAILABLE, str(error)))
+        return dict.fromkeys(partitions, Refusal(Status.UNAVAILABLE, str(error))), []
     try:
-        return {partition: await engine.why_not_selling(partition) for partition in partitions}
+        return {each: await engine.why_not_selling(each) for each in partitions}, engine.risks
     finally:
         await engine.close()

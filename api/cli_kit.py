@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import click
 import msgspec
+from rich.text import Text
 
 from api import local
 from engine.addresses import printable
@@ -21,6 +22,17 @@ def fail(text: object) -> NoReturn:
     lines = [printable(line) for line in str(text).split("\n")]
     click.echo("holdfast: " + "\n".join(lines), err=True)
     sys.exit(2)
+
+
+def tell(*lines: object) -> None:
+    """Print lines for a person. Names of foreign origin in them steer no terminal and begin no line."""
+    for line in lines:
+        click.echo(printable(str(line)))
+
+
+def cell(value: object) -> Text:
+    """A cell of a table, or a line of a console: as ``tell`` prints it, whatever looks like markup."""
+    return Text(printable(str(value)))
 
 
 def read_settings() -> Settings:

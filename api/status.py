@@ -32,6 +32,7 @@ def _redis_out(redis: RedisState) -> dict[str, Any]:
         "used_memory_bytes": redis.used_memory_bytes,
         "maxmemory_bytes": redis.maxmemory_bytes,
         "maxmemory_policy": redis.maxmemory_policy,
+        "risks": redis.risks,
     }
 
 

@@ -31,6 +31,7 @@ from engine.model import (
 from engine.overdue import OverdueSweep
 from engine.parts import Operation
 from engine.repeats import Repeats
+from engine.risks import risks_of
 from engine.scripts import Scripts
 from engine.selling import Refusal, refusal_of
 from engine.settings import Settings
@@ -79,6 +80,8 @@ class Engine:
         ]
         self._repeats = Repeats(log)
         self._overdue = OverdueSweep(redis, self.sweep, settings.partitions)
+        #: What Redis' settings risked at the start (engine/risks.py).
+        self.risks: list[str] = []
 
     @classmethod
     async def start(cls, settings: Settings) -> Engine:
@@ -87,8 +90,7 @@ class Engine:
         redis = connect(settings.redis_url, settings.unavailable_after_ms)
         try:
             scripts = Scripts.for_server(await redis.info("server"))
-            policy = (await redis.info("memory")).get("maxmemory_policy", "unknown")
-            replicas = (await redis.info("replication")).get("connected_slaves", 0)
+            info = {**await redis.info("memory"), **await redis.info("replication")}
             await scripts.load(redis)
             engine = cls(redis, scripts, settings)
             for batcher in engine._batchers:
@@ -102,25 +104,10 @@ class Engine:
         except (RedisError, OSError) as error:
             await redis.aclose()
             raise StoreError(f"Redis can't be used: {why(error)}") from None
-        if policy != "noeviction":
-            log.error(
-                "maxmemory-policy of Redis is %s: it may throw holds away; set noeviction", policy
-            )
-        if replicas and await engine._sells_when_cut_off():
-            log.warning(
-                "Redis has %s replicas and min-replicas-to-write is 0: a master that is cut off sells on"
-                " beside its successor (docs/operations.md, 'Replicas')",
-                replicas,
-            )
+        engine.risks = risks_of(info)
+        for risk in engine.risks:
+            log.error("%s", risk)
         return engine
-
-    async def _sells_when_cut_off(self) -> bool:
-        """Does Redis take writes that no replica has? False where the server does not tell us."""
-        try:
-            config = await self._redis.config_get("min-replicas-to-write")
-        except (RedisError, OSError):
-            return False
-        return config.get("min-replicas-to-write") == "0"
 
     async def close(self) -> None:
         """Let what was handed in be decided, then disconnect."""

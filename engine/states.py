@@ -16,6 +16,7 @@ from engine import keys
 from engine.events import read_entry
 from engine.overdue import ask_oldest, overdue_ms
 from engine.partitions import HEAD_FIELDS, Server, head_of, server_of
+from engine.risks import risks_of
 
 Place = tuple[int, int]
 _COUNTERS = ("trimmed_seq", "written_bytes", "trimmed_bytes")
@@ -60,7 +61,8 @@ class Outbox(msgspec.Struct, frozen=True):
 
 class RedisState(msgspec.Struct, frozen=True, kw_only=True):
     """The server and its partitions, read together; ``outboxes`` by partition. ``now_ms`` by the server's
-    clock. ``durability`` as Engine.durability tells it, ``maxmemory_bytes`` 0 for no limit."""
+    clock. ``durability`` as Engine.durability tells it, ``maxmemory_bytes`` 0 for no limit, ``risks`` as
+    engine/risks.py tells them."""
 
     now_ms: int
     name: str
@@ -69,6 +71,7 @@ class RedisState(msgspec.Struct, frozen=True, kw_only=True):
     used_memory_bytes: int
     maxmemory_bytes: int
     maxmemory_policy: str
+    risks: list[str]
     partitions: list[PartitionState]
     outboxes: dict[int, Outbox]
 
@@ -114,6 +117,7 @@ async def read_state(
         used_memory_bytes=info["used_memory"],
         maxmemory_bytes=info["maxmemory"],
         maxmemory_policy=info.get("maxmemory_policy", "unknown"),
+        risks=risks_of(info),
         partitions=states,
         outboxes=outboxes,
     )

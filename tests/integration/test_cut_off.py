@@ -9,10 +9,23 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from kit import Partition, reserve
 from redis.exceptions import ResponseError
-from running import check_clean, eventually, is_open, persisting, rows, wait_for_ledger
+from running import (
+    NO_POSTGRES,
+    check_clean,
+    environment,
+    eventually,
+    holdfast,
+    is_open,
+    open_by_hand,
+    persisting,
+    rows,
+    served,
+    wait_for_ledger,
+)
 
 from api.servers import RedisServer, choose_redis
 from engine.engine import Engine
@@ -108,3 +121,25 @@ async def test_given_replicas_and_no_such_setting_then_the_start_says_so(
         redis.config_set("min-replicas-to-write", 0)
         await (await Engine.start(settings)).close()
         assert word in caplog.text
+
+
+@pytest.mark.parametrize("name", ["min-replicas-to-write", "min-replicas-max-lag"])
+def test_given_replicas_and_no_such_setting_then_check_says_so_in_its_one_line(
+    pair: tuple[RedisServer, RedisServer], name: str, tmp_path: Path
+) -> None:
+    """It sells, so the exit code stays 0. Of a service, and of Redis alone."""
+    settings = Settings(redis_url=pair[0].url, postgres_url=NO_POSTGRES)
+    open_by_hand(pair[0].url)
+    with connect_redis(pair[0].url) as redis, served(settings, tmp_path / "log") as url:
+        redis.config_set("min-replicas-max-lag", 10)
+        for value, is_told in ((1, False), (0, True)):
+            redis.config_set("min-replicas-to-write", 1)
+            redis.config_set(name, value)
+            for options in (["--url", url], []):
+                done = holdfast("check", *options, environ=environment(settings))
+                assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
+                assert ("; but Redis has 1 replica and " in done.stdout) is is_told, done.stdout
+            status = httpx.get(f"{url}/v1/status", trust_env=False).json()
+            assert [f"{name} is 0" in risk for risk in status["redis"]["risks"]] == (
+                [True] if is_told else []
+            )
