@@ -9,10 +9,10 @@ import click
 from rich.console import Console
 
 from api.cli_kit import data_dir_option, fail, settings_of_stack
-from engine.addresses import printable
+from api.terminal import tell
 from engine.model import LONG_TEXT_PATTERN, TEXT_PATTERN
+from persister import holes
 from persister.adopt import Adopted, adopt
-from persister.holes import tell
 
 
 @click.group("ledger")
@@ -61,40 +61,38 @@ def adopt_command(
     _tell_owner(adopted, dry_run=dry_run)
     _tell_missing(adopted, dry_run=dry_run)
     if not dry_run and (adopted.changed or adopted.epoch):
-        click.echo("start the persister, and prove it by 'holdfast reconcile' and 'holdfast audit'")
+        tell("start the persister, and prove it by 'holdfast reconcile' and 'holdfast audit'")
 
 
 def _tell_owner(adopted: Adopted, *, dry_run: bool) -> None:
     former = adopted.former or "no ledger"
     if adopted.former == adopted.ledger:
         nothing = "" if adopted.missing or adopted.goes_on else "; nothing was changed"
-        click.echo(f"this Redis belongs to ledger {adopted.ledger} already{nothing}")
+        tell(f"this Redis belongs to ledger {adopted.ledger} already{nothing}")
     elif dry_run:
-        click.echo(f"this Redis names {former}; it would belong to ledger {adopted.ledger}")
+        tell(f"this Redis names {former}; it would belong to ledger {adopted.ledger}")
     else:
-        click.echo(f"this Redis named {former}, and belongs to ledger {adopted.ledger} now")
+        tell(f"this Redis named {former}, and belongs to ledger {adopted.ledger} now")
 
 
 def _tell_missing(adopted: Adopted, *, dry_run: bool) -> None:
     if adopted.goes_on:
-        click.echo("an adoption was begun before" + ("" if dry_run else ", and was finished now"))
+        tell("an adoption was begun before" + ("" if dry_run else ", and was finished now"))
     if dry_run and adopted.missing:
         for each in adopted.missing:
-            click.echo(f"events {each[0]:,} to {each[-1]:,} can't be read anywhere any more")
-        click.echo(
-            "they would be noted as missing, and what they had changed taken over from Redis"
-        )
+            tell(f"events {each[0]:,} to {each[-1]:,} can't be read anywhere any more")
+        tell("they would be noted as missing, and what they had changed taken over from Redis")
     elif not adopted.missing and not adopted.goes_on:
-        click.echo("nothing is missing: all that the ledger has not yet can be read by a persister")
+        tell("nothing is missing: all that the ledger has not yet can be read by a persister")
     for hole in adopted.holes:
-        click.echo(printable(tell(hole)))
+        tell(holes.tell(hole))
     if adopted.epoch:
-        click.echo(
+        tell(
             f"took over {adopted.reservations:,} reservations and {adopted.stock_records:,} stock records;"
             f" opened into epoch {adopted.epoch}"
         )
     if adopted.unreadable:
-        click.echo(
+        tell(
             f"{len(adopted.unreadable):,} records of Redis can't be read and were left, the first:"
-            f" {printable(adopted.unreadable[0])}; see 'holdfast reconcile --repair'"
+            f" {adopted.unreadable[0]}; see 'holdfast reconcile --repair'"
         )

@@ -15,9 +15,10 @@ import click
 import msgspec
 
 from api import local
-from api.cli_kit import data_dir_option, fail, read_settings, tell
+from api.cli_kit import data_dir_option, fail, read_settings
 from api.probes import call
 from api.supervisor import read_state, state_file
+from api.terminal import tell
 from engine.engine import Engine
 from engine.errors import StoreError
 from engine.selling import Refusal

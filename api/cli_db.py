@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from api.cli_kit import data_dir_option, fail, settings_of_ledger
+from api.terminal import tell
 from persister import database, roles
 
 PASSWORD = "HOLDFAST_DB_PASSWORD"
@@ -40,7 +41,7 @@ def init_command(data_dir: Path | None, logins: tuple[str, ...]) -> None:
         fail(f"{PASSWORD} is set, but no --login is named that it could belong to")
     with database.connect(settings_of_ledger(data_dir).postgres_url) as connection:
         for line in roles.init(connection, wanted, password):
-            click.echo(line)
+            tell(line)
 
 
 def _login(text: str) -> roles.Login:

@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 
 import click
 import msgspec
-from rich.text import Text
 
 from api import local
 from engine.addresses import printable
@@ -19,20 +18,9 @@ from persister.outbox import plain
 
 
 def fail(text: object) -> NoReturn:
-    lines = [printable(line) for line in str(text).split("\n")]
-    click.echo("holdfast: " + "\n".join(lines), err=True)
+    """End with exit code 2 and one line."""
+    click.echo(f"holdfast: {printable(' '.join(str(text).splitlines()))}", err=True)
     sys.exit(2)
-
-
-def tell(*lines: object) -> None:
-    """Print lines for a person. Names of foreign origin in them steer no terminal and begin no line."""
-    for line in lines:
-        click.echo(printable(str(line)))
-
-
-def cell(value: object) -> Text:
-    """A cell of a table, or a line of a console: as ``tell`` prints it, whatever looks like markup."""
-    return Text(printable(str(value)))
 
 
 def read_settings() -> Settings:

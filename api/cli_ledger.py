@@ -15,11 +15,10 @@ from rich.console import Console
 from api.cli_kit import data_dir_option, fail, json_option, json_text, settings_of_stack
 from api.moments import moment
 from api.schema import rfc3339
-from engine.addresses import printable
-from persister import database
+from api.terminal import tell
+from persister import database, holes
 from persister.anchors import read_anchors, write_anchors
 from persister.audit import audit
-from persister.holes import tell
 
 
 @click.command("audit")
@@ -63,19 +62,17 @@ def audit_command(
     else:
         for finding in report.findings:
             at = "" if finding.partition is None else f"partition {finding.partition}, "
-            click.echo(f"{finding.fault}: {at}{finding.where}: {finding.detail}")
+            tell(f"{finding.fault}: {at}{finding.where}: {finding.detail}")
         for hole in report.holes:
-            click.echo(printable(tell(hole)))
+            tell(holes.tell(hole))
         for unchecked in report.unchecked:
-            click.echo(f"not checked: {unchecked}")
+            tell(f"not checked: {unchecked}")
         for partition, standing in report.positions.items():
             told = f"stopped: {standing.stopped}" if standing.stopped else "not stopped"
-            click.echo(f"partition {partition}: at event {standing.epoch}-{standing.seq}, {told}")
+            tell(f"partition {partition}: at event {standing.epoch}-{standing.seq}, {told}")
         count = len(report.findings)
         part = "" if since_ms is None else f" since {rfc3339(since_ms)}"
-        click.echo(
-            f"audited {report.events:,} events{part}: {count} finding{'' if count == 1 else 's'}"
-        )
+        tell(f"audited {report.events:,} events{part}: {count} finding{'' if count == 1 else 's'}")
     if anchor and report.clean:
         write_anchors(anchor, report.anchors)
     sys.exit(0 if report.clean else 1)

@@ -10,7 +10,6 @@ import click
 import msgspec
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from api.cli_kit import (
     check_text,
@@ -21,6 +20,7 @@ from api.cli_kit import (
     settings_of_stack,
 )
 from api.schema import rfc3339
+from api.terminal import cell, tell
 from engine.model import LONG_TEXT_PATTERN, TEXT_PATTERN
 from persister import database
 from persister.outbox import plain
@@ -49,8 +49,8 @@ def list_command(with_ended: bool, data_dir: Path | None, as_json: bool) -> None
     if as_json:
         click.echo(json_text({"open": count, "quarantine": [_content(each) for each in shown]}))
     else:
-        _print(shown, Console())
-        click.echo(f"{count} open")
+        print_items(shown, Console())
+        tell(f"{count} open")
     sys.exit(1 if count else 0)
 
 
@@ -68,18 +68,18 @@ def retry_command(quarantine_id: int, data_dir: Path | None) -> None:
     try:
         events = found.read()
     except ValueError as error:
-        click.echo(
-            f"quarantine {quarantine_id} can't be read by this program either: {error}\n"
+        tell(
+            f"quarantine {quarantine_id} can't be read by this program either: {error}",
             "The persister looks again twice a second. Start a version that can read it, or discard it:"
-            f" holdfast quarantine discard {quarantine_id} --by WHO --reason WHY"
+            f" holdfast quarantine discard {quarantine_id} --by WHO --reason WHY",
         )
         sys.exit(1)
     told = ", ".join([f"{event.epoch}-{event.seq} {plain(event.type)}" for event in events[:5]])
     more = f" and {len(events) - 5} more" if len(events) > 5 else ""
-    click.echo(
-        f"quarantine {quarantine_id} can be read by this program: {told}{more}\n"
+    tell(
+        f"quarantine {quarantine_id} can be read by this program: {told}{more}",
         "Nothing is to be done but to run the persister of this version: it looks again twice a second"
-        " and goes on by itself."
+        " and goes on by itself.",
     )
 
 
@@ -96,12 +96,12 @@ def discard_command(quarantine_id: int, by: str, reason: str, data_dir: Path | N
     settings, _ = settings_of_stack(data_dir)
     with database.connect(settings.postgres_url) as connection:
         found = discard(connection, quarantine_id, by=by, reason=reason)
-    click.echo(
-        f"discarded quarantine {quarantine_id} ({found.where}), which stands for {found.stands_for}.\n"
+    tell(
+        f"discarded quarantine {quarantine_id} ({found.where}), which stands for {found.stands_for}.",
         "The persister passes it over within a second or so and writes an event of type discard, with"
-        " this name and reason, for each event that is missing there.\n"
+        " this name and reason, for each event that is missing there.",
         "If it told of a change, Redis has that change and the ledger doesn't. Once the ledger goes on,"
-        " run 'holdfast reconcile': it names what differs."
+        " run 'holdfast reconcile': it names what differs.",
     )
 
 
@@ -119,7 +119,7 @@ def _content(found: Item) -> dict[str, Any]:
     return content
 
 
-def _print(found: list[Item], console: Console) -> None:
+def print_items(found: list[Item], console: Console) -> None:
     if not found:
         return
     if not console.is_terminal:
@@ -134,7 +134,7 @@ def _print(found: list[Item], console: Console) -> None:
             state = f"discarded by {each.discarded_by}: {each.reason}"
         elif each.stopped_here:
             state = "open, stopped here"
-        cells = (
+        values = (
             each.quarantine_id,
             each.partition,
             each.where,
@@ -145,5 +145,5 @@ def _print(found: list[Item], console: Console) -> None:
             _first_bytes(each.raw),
             state,
         )
-        table.add_row(*[Text(str(cell)) for cell in cells])
+        table.add_row(*[cell(value) for value in values])
     console.print(table, highlight=False)

@@ -18,7 +18,6 @@ from jinja2 import Environment, FileSystemLoader
 from redis.exceptions import RedisError
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from api.cli_kit import (
     check_text,
@@ -28,7 +27,7 @@ from api.cli_kit import (
     json_text,
     settings_of_stack,
 )
-from engine.addresses import printable
+from api.terminal import cell
 from engine.errors import HoldfastError
 from engine.model import TEXT_PATTERN
 from engine.settings import Settings
@@ -155,10 +154,7 @@ def print_report(report: Report, console: Console) -> None:
         what = f"reservation {each.reservation_id}" if each.reservation_id else each.sku
         told = f" (event {each.event})" if each.event else ""
         console.print(
-            printable(f"{each.kind} {what} {each.location}".rstrip() + f": {each.outcome}{told}"),
-            highlight=False,
-            markup=False,
-            emoji=False,
+            cell(f"{each.kind} {what} {each.location}".rstrip() + f": {each.outcome}{told}")
         )
     _print_more(console, len(report.repaired) - most, "repairs")
     if report.differences:
@@ -167,28 +163,25 @@ def print_report(report: Report, console: Console) -> None:
             table.columns[name].overflow = "fold"
             table.columns[name].min_width = 18
         for each_difference in report.differences[:most]:
-            # As Text: a key may look like markup, or like the name of an emoji.
             table.add_row(
-                Text(each_difference.kind, style="red"),
-                Text(printable(each_difference.what)),
-                _side(each_difference.redis),
-                _side(each_difference.ledger),
-                Text(printable(each_difference.detail)),
+                cell(each_difference.kind, "red"),
+                cell(each_difference.what),
+                cell(_side(each_difference.redis)),
+                cell(_side(each_difference.ledger)),
+                cell(each_difference.detail),
             )
         console.print(table, highlight=False)
     _print_more(console, len(report.differences) - most, "differences")
     for hole in report.holes:
         console.print(printable(tell(hole)), highlight=False, markup=False, emoji=False)
     if report.not_kept:
-        console.print(f"this run could not be kept: {report.not_kept}", highlight=False)
-    console.print(summary_line(report), highlight=False)
+        console.print(cell(f"this run could not be kept: {report.not_kept}"))
+    console.print(cell(summary_line(report)))
 
 
 def _print_more(console: Console, count: int, what: str) -> None:
     if count > 0:
-        console.print(
-            f"… and {count:,} more {what}: --json and --html FILE have all", highlight=False
-        )
+        console.print(cell(f"… and {count:,} more {what}: --json and --html FILE have all"))
 
 
 def write_page(report: Report, path: Path) -> None:

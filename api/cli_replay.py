@@ -16,6 +16,7 @@ from api.cli_reconcile import print_report, report_content, run_reconcile
 from api.order_ids import ID, NAMESPACE
 from api.replay_known import events_behind, what_is_new
 from api.replay_summary import Known, print_summary, progress
+from api.terminal import cell
 from engine.settings import Settings
 from persister import database
 from persister.persister import connect_redis
@@ -68,7 +69,7 @@ def replay_command(
     given = context.get_parameter_source("charge_codes") != click.core.ParameterSource.DEFAULT
     codes = orders.parse_charge_codes(charge_codes) if given else orders.CHARGE_CODES
     ratio, console = _ratio(stock_ratio), Console(stderr=True)
-    with console.status(f"reading {file.name}"):
+    with console.status(cell(f"reading {file.name}")):
         plan = orders.read_plan(
             file,
             ratio=ratio,
@@ -112,7 +113,7 @@ def _tell_format(plan: orders.Plan, console: Console) -> None:
     file = plan.format
     if (file.encoding, file.delimiter) != ("UTF-8", "comma") or file.line_ends == "CR":
         told = f"replay: read as {file.encoding}, {file.delimiter} between fields"
-        console.print(f"{told}, lines end with {file.line_ends}", highlight=False)
+        console.print(cell(f"{told}, lines end with {file.line_ends}"))
 
 
 def _what_is_new(

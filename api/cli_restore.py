@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 
 from api.cli_kit import data_dir_option, fail, json_option, json_text, settings_of_ledger
+from api.terminal import tell
 from engine.addresses import redis_fault, without_password
 from persister.restore import restore
 
@@ -26,13 +27,13 @@ def restore_command(into: str, data_dir: Path | None, as_json: bool) -> None:
     settings = settings_of_ledger(data_dir)
     with Console(stderr=True).status("restoring") as word:
 
-        def tell(what: str, done: int, total: int) -> None:
+        def show(what: str, done: int, total: int) -> None:
             of_all = f" of {total:,}" if total else ""
             word.update(f"restoring: {done:,}{of_all} {what}")
 
-        restored = restore(settings, into, on_progress=tell)
+        restored = restore(settings, into, on_progress=show)
     if restored.without_kafka:
-        click.echo(
+        tell(
             "this ledger was fed through Kafka, and no broker was named: what only Kafka may have is not"
             " restored; to be sure empty this Redis (redis-cli FLUSHDB), set HOLDFAST_KAFKA_BOOTSTRAP and"
             " restore again",
@@ -41,8 +42,8 @@ def restore_command(into: str, data_dir: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json_text(restored))
         return
-    click.echo(
+    tell(
         f"restored {restored.stock_records:,} stock records and {restored.live_reservations:,} live"
         f" reservations from {restored.events_replayed:,} events in {restored.duration_ms / 1000:.1f} s"
     )
-    click.echo(f"opened with epoch {restored.epoch}; to prove it run 'holdfast reconcile'")
+    tell(f"opened with epoch {restored.epoch}; to prove it run 'holdfast reconcile'")

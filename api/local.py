@@ -13,6 +13,7 @@ from api.address import check_exposure
 from api.servers import ServerError
 from api.stack import Options, Stack
 from api.supervisor import State, read_state
+from engine.addresses import printable
 
 __all__ = ["DEFAULT_DATA_DIR", "Options", "Servers", "data_dir_from", "discover", "up"]
 
@@ -69,7 +70,7 @@ def up(options: Options, environ: Mapping[str, str]) -> int:
         line = str(error)
     except OSError as error:
         line = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
-    print(f"holdfast: {line}", file=sys.stderr)
+    print(f"holdfast: {printable(line)}", file=sys.stderr)
     return 2
 
 

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 import msgspec
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
 from api.order_file import Format
 from api.orders import BrokenLine, Plan
+from api.terminal import cell
 
 SHOWN_MAX = 20
 
@@ -160,10 +160,10 @@ def print_summary(summary: Summary, console: Console) -> None:
     table.add_column("count", justify="right")
     table.add_column("units", justify="right")
     for label, *numbers in rows:
-        table.add_row(escape(label), *("" if n is None else f"{n:,}" for n in numbers))
+        table.add_row(cell(label), *("" if n is None else f"{n:,}" for n in numbers))
     console.print(table)
     for detail in s.unexpected_details:
-        console.print(f"  {escape(detail)}", highlight=False)
+        console.print(cell(f"  {detail}"))
     if s.p99_ms:
         _print_speed(s, console)
     if not s.played:
@@ -178,6 +178,6 @@ def _print_speed(s: Summary, console: Console) -> None:
 
 def _print_some(texts: list[str], what: str, console: Console) -> None:
     for text in texts[:SHOWN_MAX]:
-        console.print(escape(text), highlight=False, soft_wrap=True)
+        console.print(cell(text), soft_wrap=True)
     if len(texts) > SHOWN_MAX:
         console.print(f"… and {len(texts) - SHOWN_MAX:,} more {what}", highlight=False)

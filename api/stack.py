@@ -46,6 +46,7 @@ from api.supervisor import (
     write_state,
 )
 from api.welcome import curl_lines, fill_demo_stock
+from engine.addresses import printable
 
 READY_TIMEOUT_S = 60.0
 _POLL_S = 0.1
@@ -369,6 +370,6 @@ def _our_version() -> str:
 
 def _say(line: str) -> None:
     try:
-        print(line, flush=True)
+        print(printable(line), flush=True)
     except OSError:  # the terminal is gone; the stack still has to be ended in order
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -1,5 +1,5 @@
-"""What the settings of a Redis risk, told at the start, in ``/v1/status`` and by ``holdfast check``: it sells,
-but holds may be lost, or units promised twice."""
+"""What the settings of a Redis risk, told at the start, in ``/v1/status`` and by ``holdfast check``: it
+sells, but holds may be lost, or units promised twice."""
 
 from __future__ import annotations
 

@@ -48,7 +48,9 @@ def make_hostile(url: str) -> list[str]:
                 listed = value if name == "search_path" else f"'{value}'"
                 connection.execute(f"ALTER DATABASE {database_name} SET {name} = {listed}")
                 names.append(name)
-    assert len(names) >= len(HOSTILE) - 2, "all but transaction_timeout, of 17, and idle_session_timeout, of 14"
+    assert len(names) >= len(HOSTILE) - 2, (
+        "all but transaction_timeout, of 17, and idle_session_timeout, of 14"
+    )
     return names
 
 
