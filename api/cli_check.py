@@ -9,7 +9,6 @@ import os
 import sys
 from pathlib import Path
 from typing import NoReturn
-from urllib.parse import urlsplit
 
 import click
 import msgspec
@@ -19,6 +18,7 @@ from api.cli_kit import data_dir_option, fail, read_settings
 from api.probes import call
 from api.supervisor import read_state, state_file
 from api.terminal import tell
+from engine.addresses import service_fault, service_of
 from engine.engine import Engine
 from engine.errors import StoreError
 from engine.selling import Refusal
@@ -97,13 +97,11 @@ def _url_of_stack(data_dir: Path) -> str:
 
 
 def _ask_service(url: str) -> None:
-    try:
-        address = urlsplit(url)
-        if address.scheme != "http" or not address.hostname or address.port == 0:
-            raise ValueError
-    except ValueError:
-        fail("the service's URL must be one such as http://127.0.0.1:8080")
-    place = f"http://{address.netloc.rpartition('@')[2]}"
+    place = service_of(url)
+    if fault := service_fault(url):
+        fail(f"the service's URL is {place}: {fault}")
+    if not url.startswith("http://"):
+        fail(f"the service's URL is {place}: check asks over HTTP without TLS, as in http://127.0.0.1:8080")
     try:
         status, body = call(url, "GET", "/v1/status", timeout_s=TIMEOUT_S)
     except (OSError, http.client.HTTPException) as error:

@@ -66,6 +66,8 @@ def replay_command(
         fail(f"--location {location!r}: letters, digits and ._~- only, 64 at most")
     if namespace and not NAMESPACE.fullmatch(namespace):
         fail(f"--namespace {namespace!r}: letters, digits and ._- only, 16 at most")
+    if url is not None:
+        replay.check_url(url)
     given = context.get_parameter_source("charge_codes") != click.core.ParameterSource.DEFAULT
     codes = orders.parse_charge_codes(charge_codes) if given else orders.CHARGE_CODES
     ratio, console = _ratio(stock_ratio), Console(stderr=True)
@@ -82,7 +84,6 @@ def replay_command(
     url = url or servers.http_url
     if url is None:
         fail("no service runs on this data directory; start one with 'holdfast up' or give --url")
-    replay.check_url(url)
     _tell_format(plan, console)
     new, known = _what_is_new(plan, settings, console)
     with progress(new, console) as on_progress:

@@ -19,6 +19,7 @@ import orjson
 
 from api.orders import Kind, Movement, Plan, Sale
 from api.replay_summary import Changed, Summary, percentile
+from engine.addresses import service_fault, service_of
 from engine.statuses import RETRYABLE
 
 OPERATIONS_MAX = 2_000
@@ -131,6 +132,7 @@ class _Replay:
         self.refusals = {"insufficient_stock"} | ({"unknown_sku"} if not plan.ratio else set())
         self.client = client
         self.url = url.rstrip("/") + "/v1/batch"
+        self.place = service_of(url)
         self.location = plan.location
         self.concurrency = concurrency
         self.left = len(self.units)
@@ -208,19 +210,19 @@ class _Replay:
         try:
             response = await self.client.post(self.url, content=body)
         except httpx.RequestError as error:
-            return f"{self.url}: {error or type(error).__name__}"
+            return f"{self.place}: {error or type(error).__name__}"
         if response.status_code != 200:
-            told = f"{self.url} answered {response.status_code}: {_detail(response)}"
+            told = f"{self.place} answered {response.status_code}: {_detail(response)}"
             if response.status_code in (429, 503):
                 return told
             raise ReplayError(told)
         try:
             results = self.decode(response.content).results
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise ReplayError(f"{self.url} answered no batch results: {error}") from error
+            raise ReplayError(f"{self.place} answered no batch results: {error}") from error
         counts = [2 if isinstance(self.units[unit], Sale) else 1 for unit in batch.bodies]
         if len(results) != sum(counts):
-            raise ReplayError(f"{self.url} answered {len(results)} results to {sum(counts)}")
+            raise ReplayError(f"{self.place} answered {len(results)} results to {sum(counts)}")
         answers = iter(results)
         return self._settle(batch, [[next(answers) for _ in range(n)] for n in counts])
 
@@ -231,7 +233,7 @@ class _Replay:
         for unit, own in zip(list(batch.bodies), answers, strict=True):
             undecided = next((result for result in own if result.code in _RETRY), None)
             if undecided:
-                trouble = f"{self.url}: {undecided.code} {undecided.detail}"
+                trouble = f"{self.place}: {undecided.code} {undecided.detail}"
                 continue
             self._count(self.units[unit], own)
             self.latencies_ms.append((now_s - batch.sent_s) * 1000)
@@ -338,12 +340,8 @@ async def run(
 
 
 def check_url(url: str) -> None:
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise ReplayError(f"{url!r} is not an address: {error}") from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise ReplayError(f"{url!r} is not an address such as http://127.0.0.1:8080")
+    if fault := service_fault(url):
+        raise ReplayError(f"the service's URL is {service_of(url)}: {fault}")
 
 
 def _detail(response: httpx.Response) -> str:

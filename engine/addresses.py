@@ -26,6 +26,7 @@ _SHOWN = frozenset(
 )
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.%]+\]")
 _BROKER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?")
+_ANY_PATH = r".*"
 _POSTGRES = ("postgresql://", "postgres://")
 #: Redis repeats a command that it doesn't know, AUTH and its arguments among them.
 _ECHO = re.compile(r",? with args beginning with:.*", re.DOTALL)
@@ -91,6 +92,21 @@ def postgres_fault(address: str) -> str | None:
     return None
 
 
+def service_fault(url: str) -> str | None:
+    """Why an HTTP service's URL can't be used; None where it can."""
+    if not url.startswith(("http://", "https://")) or _split(url, _ANY_PATH) is None:
+        return f"it must be one such as http://127.0.0.1:8080; {_ESCAPE}"
+    return None
+
+
+def service_of(url: str) -> str:
+    """Scheme, host and port of an HTTP service; of one that can't be read its scheme only."""
+    parts = _split(url, _ANY_PATH)
+    if parts is None:
+        return printable(_scheme(url) + HIDDEN)
+    return printable(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}")
+
+
 def kafka_fault(bootstrap: str) -> str | None:
     """Why a list of brokers can't be used; None where it can."""
     if all(_BROKER.fullmatch(broker.strip()) for broker in bootstrap.split(",")):
@@ -108,7 +124,7 @@ def _scheme(address: str) -> str:
     return found[0] if found else ""
 
 
-def _split(url: str) -> SplitResult | None:
+def _split(url: str, path: str = r"(/\d*)?") -> SplitResult | None:
     """A URL in parts; None where a part of a password could be in another one than that."""
     try:
         parts = urlsplit(url)
@@ -122,7 +138,7 @@ def _split(url: str) -> SplitResult | None:
         return None
     if not _HOST.fullmatch(name) and not (is_socket and not host):
         return None
-    if not is_socket and not re.fullmatch(r"(/\d*)?", parts.path):
+    if not is_socket and not re.fullmatch(path, parts.path):
         return None
     return parts
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
+from fractions import Fraction
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import psycopg
 import pytest
 from redis import Redis
-from running import environment, holdfast
+from running import NO_POSTGRES, environment, holdfast
 
+from api import replay
+from api.orders import CHARGE_CODES, read_plan
 from api.processes import identify
 from api.servers import RedisServer
 from api.supervisor import State, write_state
@@ -20,12 +26,17 @@ from engine.addresses import (
     postgres_fault,
     printable,
     redis_fault,
+    service_fault,
+    service_of,
     why,
     without_password,
 )
 from engine.errors import LedgerError, SettingError
 from engine.settings import settings_from
 from persister import database
+
+pytestmark = pytest.mark.anyio
+NOWHERE = "redis://127.0.0.1:1/0"
 
 #: Pieces of passwords; what is shown may hold none of them.
 PIECES = ("hush", "quiet")
@@ -86,6 +97,27 @@ BROKEN_POSTGRES = [
     "shop:hush@db/shop",
     "hush",
 ]
+USABLE_SERVICES = [
+    ("http://shop:hush@127.0.0.1:8080", "http://127.0.0.1:8080"),
+    ("http://hush:@[::1]:8080/", "http://[::1]:8080"),
+    ("https://shop:hu%40quiet@db/behind/quiet?key=hush", "https://db"),
+    ("http://db:1", "http://db:1"),
+]
+BROKEN_SERVICES = [
+    "http://shop:hush/quiet@db:8080",
+    "http://shop:12/quiet@db:8080",
+    "http://shop:12?quiet@db",
+    "http://shop:hush#quiet@db",
+    "http://shop:hush",
+    "http://db:hush",
+    "http://db:99999/hush",
+    "http://[hush",
+    "http://shop:hush@",
+    "http://",
+    "ftp://shop:hush@db",
+    "shop:hush@db:8080",
+    "hush",
+]
 KAFKA = [
     "shop:hush@db:9092",
     "SASL_SSL://shop:hush@db:9092",
@@ -141,6 +173,19 @@ def test_libpq_would_have_repeated_it() -> None:
         psycopg.connect("postgresql://shop:hush@quiet@db.invalid/shop", connect_timeout=2)
 
 
+@pytest.mark.parametrize(("url", "shown"), USABLE_SERVICES)
+def test_a_service_is_shown_by_its_host_alone(url: str, shown: str) -> None:
+    """A user, a path or a query may be a key."""
+    assert (service_fault(url), service_of(url)) == (None, shown)
+
+
+@pytest.mark.parametrize("url", BROKEN_SERVICES)
+def test_a_service_that_can_not_be_read_is_not_shown(url: str) -> None:
+    fault = service_fault(url)
+    assert fault is not None
+    check_hidden(fault + service_of(url))
+
+
 def test_addresses_without_a_password_are_shown_as_they_are() -> None:
     for address in (
         "redis://127.0.0.1:6379/0",
@@ -167,6 +212,48 @@ def test_control_characters_are_escaped_and_letters_are_not() -> None:
     assert printable("tea\x1b[31m\n\x7f\u202e café 🍵") == "tea\\x1b[31m\\n\\x7f\\u202e café 🍵"
     assert why(ValueError("two\n lines\x07")) == "two lines\\x07"
     assert why(ValueError()) == "ValueError"
+
+
+@pytest.mark.parametrize("command", [["check"], ["replay", "tests/data/orders-2000-invoices.csv.gz"]], ids=lambda c: c[0])
+@pytest.mark.parametrize("url", ["http://shop:12/quiet@db:8080", "http://db:hush", "http://[hush"])
+def test_every_command_that_takes_a_service_refuses_such_a_url_in_one_line(
+    command: list[str], url: str, tmp_path: Path
+) -> None:
+    environ = environment(HOLDFAST_REDIS_URL=NOWHERE, HOLDFAST_POSTGRES_URL=NO_POSTGRES)
+    done = holdfast(*command, "--url", url, environ=environ)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "must be one such as http://127.0.0.1:8080" in done.stderr
+    check_hidden(done.stderr)
+
+
+@pytest.fixture
+def refusing() -> Iterator[int]:
+    """The port of a server that refuses every POST with 501, as Python's does."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+async def test_nor_does_a_replay_that_can_not_go_on_show_the_login(
+    refusing: int, tmp_path: Path
+) -> None:
+    file = tmp_path / "orders.csv"
+    file.write_text("InvoiceNo,StockCode,Quantity,UnitPrice,CustomerID\n1,tea,2,2.5,17850\n")
+    plan = read_plan(
+        file, ratio=Fraction(1), location="X", namespace="", charge_codes=CHARGE_CODES, partial=False
+    )
+    for port, word in ((refusing, "answered 501"), (1, "gave up")):
+        with pytest.raises(replay.ReplayError, match=word) as refusal:
+            await replay.run(
+                plan,
+                url=f"http://shop:hush@127.0.0.1:{port}/quiet",
+                concurrency=1,
+                on_progress=lambda units: None,
+                patience_s=0,
+            )
+        check_hidden(str(refusal.value))
+        assert f"http://127.0.0.1:{port}" in str(refusal.value)
 
 
 @pytest.mark.parametrize(
