@@ -101,7 +101,9 @@ def _ask_service(url: str) -> None:
     if fault := service_fault(url):
         fail(f"the service's URL is {place}: {fault}")
     if not url.startswith("http://"):
-        fail(f"the service's URL is {place}: check asks over HTTP without TLS, as in http://127.0.0.1:8080")
+        fail(
+            f"the service's URL is {place}: check asks over HTTP without TLS, as in http://127.0.0.1:8080"
+        )
     try:
         status, body = call(url, "GET", "/v1/status", timeout_s=TIMEOUT_S)
     except (OSError, http.client.HTTPException) as error:

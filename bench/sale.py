@@ -24,6 +24,7 @@ from bench.oversell import Place, Service, Told, Unauditable, audit
 from bench.sale_page import Page
 from bench.sizes import PREFIX, Sizes
 from bench.verdict import Ended, missed, text, units_left_csv
+from engine.addresses import service_fault, service_of
 
 _WORKERS_TELL_WITHIN_S = 60
 SPIKE = 1
@@ -119,19 +120,20 @@ class Sale:
         self._messages.clear()
         self.run = f"sale-{secrets.token_hex(4)}"
         self._host = host = self._environment.host or self._default_host
+        place = service_of(host)
         try:
             self._check(host)
             self._received = self._receive()
         except httpx.HTTPError as error:
             self._exit_with(2)
-            raise StopTest(f"{host}: {error}; `make run` starts a service to try") from None
+            raise StopTest(f"{place}: {error}; `make run` starts a service to try") from None
         except ValueError as error:
             self._exit_with(2)
-            raise StopTest(f"{host}: {error}") from None
+            raise StopTest(f"{place}: {error}") from None
         # Workers get the options with each order to spawn, before they begin.
         options.holdfast_run = self.run
         options.holdfast_sizes = msgspec.structs.asdict(self._sizes)
-        print(f"sale {self.run} on {host}: {self._sizes.told()} batch={self.batch}", flush=True)
+        print(f"sale {self.run} on {place}: {self._sizes.told()} batch={self.batch}", flush=True)
         self.page.begin(self.run, self._sizes)
         self.has_begun = True
 
@@ -140,6 +142,8 @@ class Sale:
             raise ValueError(
                 f"--batch {self.batch}: 1 to 2000 operations a request, 0 for shoppers"
             )
+        if fault := service_fault(host):
+            raise ValueError(fault)
         if not self._sizes.any_host and not is_loopback(urlsplit(host).hostname or ""):
             raise ValueError(
                 f"not this machine. A flash sale takes a service's whole capacity: set {PREFIX}ANY_HOST=1"

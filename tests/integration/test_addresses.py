@@ -214,7 +214,9 @@ def test_control_characters_are_escaped_and_letters_are_not() -> None:
     assert why(ValueError()) == "ValueError"
 
 
-@pytest.mark.parametrize("command", [["check"], ["replay", "tests/data/orders-2000-invoices.csv.gz"]], ids=lambda c: c[0])
+@pytest.mark.parametrize(
+    "command", [["check"], ["replay", "tests/data/orders-2000-invoices.csv.gz"]], ids=lambda c: c[0]
+)
 @pytest.mark.parametrize("url", ["http://shop:12/quiet@db:8080", "http://db:hush", "http://[hush"])
 def test_every_command_that_takes_a_service_refuses_such_a_url_in_one_line(
     command: list[str], url: str, tmp_path: Path
@@ -241,7 +243,12 @@ async def test_nor_does_a_replay_that_can_not_go_on_show_the_login(
     file = tmp_path / "orders.csv"
     file.write_text("InvoiceNo,StockCode,Quantity,UnitPrice,CustomerID\n1,tea,2,2.5,17850\n")
     plan = read_plan(
-        file, ratio=Fraction(1), location="X", namespace="", charge_codes=CHARGE_CODES, partial=False
+        file,
+        ratio=Fraction(1),
+        location="X",
+        namespace="",
+        charge_codes=CHARGE_CODES,
+        partial=False,
     )
     for port, word in ((refusing, "answered 501"), (1, "gave up")):
         with pytest.raises(replay.ReplayError, match=word) as refusal:

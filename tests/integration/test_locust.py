@@ -292,6 +292,14 @@ def test_an_acknowledged_reservation_that_the_ledger_lost_is_found(
 def test_other_machines_are_left_alone_and_a_missing_service_is_told() -> None:
     with locust("http://192.0.2.1:8080") as process:
         assert "HOLDFAST_LOCUST_ANY_HOST=1" in ended(process, 2)
+    for url in (
+        "http://shop:hush/quiet@db:8080",
+        "http://db:hush",
+        "http://shop:hush@quiet.invalid",
+    ):
+        with locust(url, ANY_HOST="1") as process:
+            told = ended(process, 2)
+        assert "hush" not in told and ("`make run`" in told or "must be one such as" in told), told
     with locust("http://127.0.0.1:1") as process:
         assert "`make run` starts a service" in ended(process, 2)
     with locust("http://127.0.0.1:1", USERS="many") as process:
