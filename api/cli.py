@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -42,8 +40,9 @@ from api.cli_replay import replay_command
 from api.cli_restore import restore_command
 from api.connections import Connections
 from api.hosts import Hosts
+from api.logs import log_to_stderr
 from api.servers import ServerError
-from engine.addresses import printable, why
+from engine.addresses import why
 from engine.engine import Engine
 from engine.errors import HoldfastError
 from engine.expiry import sweep_until
@@ -114,7 +113,7 @@ def up(
 @click.option("--allow-unauthenticated", is_flag=True)
 def serve(host: str, port: int, fd: int | None, allow_unauthenticated: bool) -> None:
     """Serve HTTP on Redis and PostgreSQL that run already (HOLDFAST_REDIS_URL, …)."""
-    _log_to_stderr()
+    log_to_stderr()
     settings = read_settings()
     if fd is None:
         check_exposure(host, allow_unauthenticated)
@@ -148,7 +147,7 @@ def _collect_seldom() -> None:
 @cli.command()
 def sweeper() -> None:
     """Give back the units of overdue reservations, five times a second."""
-    _log_to_stderr()
+    log_to_stderr()
     settings = read_settings()
 
     async def run() -> None:
@@ -167,7 +166,7 @@ def sweeper() -> None:
 def persister() -> None:
     """Open the partition and move events into the PostgreSQL ledger: from Kafka where
     HOLDFAST_KAFKA_BOOTSTRAP is set, else from the outbox itself."""
-    _log_to_stderr()
+    log_to_stderr()
     _collect_seldom()
     worker = Persister(read_settings())
     _on_end(worker.stop)
@@ -177,7 +176,7 @@ def persister() -> None:
 @cli.command()
 def relay() -> None:
     """Move events from the outbox to Kafka (HOLDFAST_KAFKA_BOOTSTRAP)."""
-    _log_to_stderr()
+    log_to_stderr()
     _collect_seldom()
     worker = Relay(read_settings())
     _on_end(worker.stop)
@@ -213,22 +212,6 @@ def _on_end(action: Callable[[], None]) -> None:
 
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, handler)
-
-
-def _log_to_stderr() -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(_OneLine("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-
-
-class _OneLine(logging.Formatter):
-    """A line a message, in UTC; what a foreign key or a server's text may hold steers no terminal."""
-
-    converter = staticmethod(time.gmtime)
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        record.message = printable(record.message)
-        return super().formatMessage(record)
 
 
 def run() -> None:

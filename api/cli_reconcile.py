@@ -27,7 +27,9 @@ from api.cli_kit import (
     json_text,
     settings_of_stack,
 )
+from api.logs import log_to_stderr
 from api.terminal import cell
+from engine.addresses import why
 from engine.errors import HoldfastError
 from engine.model import TEXT_PATTERN
 from engine.settings import Settings
@@ -211,7 +213,7 @@ def seconds_until(at: tuple[int, int], now: datetime) -> float:
 
 def _run_daily(settings: Settings, at: tuple[int, int], html: Path | None) -> None:
     """At once, then every day; a run that can't be made is told and tried again the next day."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    log_to_stderr()
     stopping = threading.Event()
 
     def stop(signum: int, frame: Any) -> None:
@@ -230,5 +232,5 @@ def _run_daily(settings: Settings, at: tuple[int, int], html: Path | None) -> No
             if html:
                 write_page(report, html)
         except (HoldfastError, RedisError, OSError, psycopg.Error) as error:
-            log.error("could not reconcile: %s", " ".join(str(error).split()))
+            log.error("could not reconcile: %s", why(error))
         stopping.wait(seconds_until(at, datetime.now(UTC)))

@@ -7,7 +7,7 @@ import logging
 import pytest
 from redis.exceptions import ReadOnlyError, ResponseError
 
-from api.cli import _OneLine
+from api.logs import OneLine
 from engine.repeats import KEYS_MAX, Repeats
 
 pytestmark = pytest.mark.anyio
@@ -102,7 +102,7 @@ async def test_a_message_is_one_line_in_utc_whatever_is_in_it() -> None:
             "levelname": "INFO",
         }
     )
-    formatter = _OneLine("%(asctime)s %(name)s %(levelname)s %(message)s")
+    formatter = OneLine("%(asctime)s %(name)s %(levelname)s %(message)s")
     assert formatter.format(record) == (
         "1970-01-01 00:00:00,007 holdfast INFO key a\\n\\x1b[2Jb\\x9b"
     )

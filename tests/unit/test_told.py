@@ -95,6 +95,7 @@ def test_no_command_prints_by_another_way() -> None:
             if called in ("click.echo", "print", "sys.stdout.write"):
                 assert given[0].startswith(tuple(allowed)), f"{path.name}:{node.lineno}: use tell"
             assert called not in ("Text", "escape"), f"{path.name}:{node.lineno}: use cell"
+            assert called != "logging.basicConfig", f"{path.name}:{node.lineno}: use log_to_stderr"
             if called == "console.print":
                 assert given[0].startswith(("cell(", "table")), (
                     f"{path.name}:{node.lineno}: use cell"
