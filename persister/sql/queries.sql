@@ -202,7 +202,8 @@ ORDER BY told_at, partition, epoch, seq, line
 LIMIT %(limit)s
 
 -- name: movements_matching
--- The same with filters, in the order that their indexes have.
+-- The same with filters, in the order that their indexes have. A query of its own: without a filter only the primary
+-- key, which has the epoch before the seq, gives a page; in this order the whole partition would be read and sorted.
 SELECT partition, epoch, seq, line, type, sku, location, quantity, on_hand_delta, held_delta,
   quarantined_delta, reservation_id, order_id, reference, reason, occurred_at
 FROM (

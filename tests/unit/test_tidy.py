@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -56,14 +57,33 @@ def test_no_module_of_the_benchmark_hides_another() -> None:
     assert not {Path(name).stem for name in tracked() if name.startswith("bench/")} & hidden
 
 
-def imported_by(path: Path) -> set[str]:
+def modules_of(path: Path) -> set[str]:
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module.split(".")[0])
-    return names & OURS
+    return names
+
+
+def imported_by(path: Path) -> set[str]:
+    return modules_of(path) & OURS
+
+
+def test_what_tests_import_is_asked_for_by_name() -> None:
+    """Not only because something else needs it today."""
+    asked = {
+        re.split(r"\W", line.replace("-", "_"))[0]
+        for path in (HOUSE / "requirements").glob("*.in")
+        for line in path.read_text().splitlines()
+        if not line.startswith("-")
+    }
+    packages = packages_distributions()
+    for path in (HOUSE / "tests").rglob("*.py"):
+        for name in modules_of(path) - OURS - {"lua", "tests"}:
+            given_by = {package.lower().replace("-", "_") for package in packages.get(name, ())}
+            assert not given_by or given_by & asked, f"{path.relative_to(HOUSE)} imports {name}"
 
 
 @pytest.mark.parametrize("folder", sorted(OURS))
