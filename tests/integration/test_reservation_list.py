@@ -32,6 +32,7 @@ async def listed(client: httpx.AsyncClient, **query: Any) -> list[dict[str, Any]
         if not body["reservations"]:
             return found
         found += body["reservations"]
+        assert len(found) < 1_000, "the pages never end"
         query["cursor"] = body["next_cursor"]
 
 
