@@ -11,9 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import psycopg
 import pytest
-from running import REPOSITORY, Up, environment, holdfast, rows
+from running import (
+    REPOSITORY,
+    Up,
+    environment,
+    eventually,
+    holdfast,
+    rows,
+    wait_for_ledger,
+)
 
 from engine import keys
 from persister.persister import connect_redis
@@ -211,26 +220,41 @@ def test_what_a_stopped_replay_left_is_played_by_the_next(shop: Shop) -> None:
     assert summary["units_returned"] == 2 and not summary["changed"]
 
 
-def test_two_replays_at_once_play_everything_once(shop: Shop) -> None:
+def test_two_replays_at_once_play_everything_once(shop: Shop, tmp_path: Path) -> None:
+    """Given stock for both, and a ledger that tells neither what the other plays."""
     shop.path.write_text("\n".join([HEADER, *some_orders(shop), ""]))
     command = [sys.executable, "-m", "api.cli", "replay", str(shop.path), "--json"]
-    both = [
-        subprocess.Popen(
-            [*command, "--data-dir", str(shop.stack.data_dir)],
-            cwd=REPOSITORY,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+    more = ["--stock-ratio", "2", "--data-dir", str(shop.stack.data_dir)]
+    told = [tmp_path / name for name in ("first", "second")]
+    wait_for_ledger(shop.stack.settings())
+    persister = psutil.Process(shop.stack.pids()["persister"])
+    persister.suspend()
+    try:
+        both = []
+        for path in told:
+            with path.open("w") as file:
+                both.append(
+                    subprocess.Popen(
+                        [*command, *more],
+                        cwd=REPOSITORY,
+                        env=environment(),
+                        stdout=subprocess.PIPE,
+                        stderr=file,
+                        text=True,
+                    )
+                )
+        eventually(
+            "both have played", lambda: all("replay: 7 of 7" in path.read_text() for path in told)
         )
-        for _ in range(2)
-    ]
-    told = [process.communicate(timeout=120) for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
-    summaries = [json.loads(output)["replay"] for output, _ in told]
-    assert sum(each["units_confirmed"] for each in summaries) == 13
-    assert sum(each["units_opening"] for each in summaries) == 17
-    check_played(shop)
+    finally:
+        persister.resume()
+    outputs = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], told[0].read_text()
+    summaries = [json.loads(output)["replay"] for output in outputs]
+    units = {"confirmed": 13, "opening": 30, "returned": 2, "written_off": 4, "found": 5}
+    for name, count in units.items():
+        assert sum(each[f"units_{name}"] for each in summaries) == count, name
+    assert (shop.on_hand("A"), shop.on_hand("B")) == (17, 3)
 
 
 def test_broken_lines_are_named_and_end_with_1(shop: Shop) -> None:
