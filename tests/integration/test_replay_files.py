@@ -21,7 +21,6 @@ from running import (
     eventually,
     holdfast,
     rows,
-    wait_for_ledger,
 )
 
 from engine import keys
@@ -220,37 +219,41 @@ def test_what_a_stopped_replay_left_is_played_by_the_next(shop: Shop) -> None:
     assert summary["units_returned"] == 2 and not summary["changed"]
 
 
-def test_two_replays_at_once_play_everything_once(shop: Shop, tmp_path: Path) -> None:
-    """Given stock for both, and a ledger that tells neither what the other plays."""
+def test_two_replays_at_once_play_everything_once(shop: Shop) -> None:
+    """Given stock for both, and a service that answers once both have asked what was played before."""
     shop.path.write_text("\n".join([HEADER, *some_orders(shop), ""]))
     command = [sys.executable, "-m", "api.cli", "replay", str(shop.path), "--json"]
     more = ["--stock-ratio", "2", "--data-dir", str(shop.stack.data_dir)]
-    told = [tmp_path / name for name in ("first", "second")]
-    wait_for_ledger(shop.stack.settings())
-    persister = psutil.Process(shop.stack.pids()["persister"])
-    persister.suspend()
+    port = int(shop.stack.url.rpartition(":")[2])
+    pids = shop.stack.pids()
+    workers = [psutil.Process(pids[name]) for name in pids if name.startswith("http")]
+    assert workers
+
+    def is_playing(process: subprocess.Popen[str]) -> bool:
+        connections = psutil.Process(process.pid).net_connections()
+        return any(each.raddr and each.raddr.port == port for each in connections)
+
+    for worker in workers:
+        worker.suspend()
     try:
-        both = []
-        for path in told:
-            with path.open("w") as file:
-                both.append(
-                    subprocess.Popen(
-                        [*command, *more],
-                        cwd=REPOSITORY,
-                        env=environment(),
-                        stdout=subprocess.PIPE,
-                        stderr=file,
-                        text=True,
-                    )
-                )
-        eventually(
-            "both have played", lambda: all("replay: 7 of 7" in path.read_text() for path in told)
-        )
+        both = [
+            subprocess.Popen(
+                [*command, *more],
+                cwd=REPOSITORY,
+                env=environment(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(2)
+        ]
+        eventually("both play", lambda: all(is_playing(process) for process in both))
     finally:
-        persister.resume()
-    outputs = [process.communicate(timeout=120)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], told[0].read_text()
-    summaries = [json.loads(output)["replay"] for output in outputs]
+        for worker in workers:
+            worker.resume()
+    told = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    summaries = [json.loads(output)["replay"] for output, _ in told]
     units = {"confirmed": 13, "opening": 30, "returned": 2, "written_off": 4, "found": 5}
     for name, count in units.items():
         assert sum(each[f"units_{name}"] for each in summaries) == count, name
