@@ -175,7 +175,7 @@ def print_report(report: Report, console: Console) -> None:
         console.print(table, highlight=False)
     _print_more(console, len(report.differences) - most, "differences")
     for hole in report.holes:
-        console.print(printable(tell(hole)), highlight=False, markup=False, emoji=False)
+        console.print(cell(tell(hole)))
     if report.not_kept:
         console.print(cell(f"this run could not be kept: {report.not_kept}"))
     console.print(cell(summary_line(report)))
