@@ -259,16 +259,18 @@ async def test_a_ledger_from_before_the_chain_gets_it_by_the_migration(
             "DROP TRIGGER movements_append_only ON movements",
             "DROP TABLE quarantine_discards, quarantine",
             "ALTER TABLE positions DROP COLUMN quarantine_id",
-            "DROP TABLE holes, adoptions",
+            "DROP TABLE holes, adoptions, beats, ledger_identity, openings",
+            "ALTER TABLE positions DROP COLUMN adopting",
             "DROP FUNCTION refuse_change",
             "DROP TABLE live_reservations",
             "ALTER TABLE events DROP COLUMN hash",
             "ALTER TABLE positions DROP COLUMN hash",
-            "DELETE FROM schema_migrations WHERE version IN (2, 5)",
+            "DELETE FROM schema_migrations WHERE version IN (2, 5, 7, 8)",
         ):
             connection.execute(statement)
     with database.connect(filled.postgres_url) as connection:
-        assert database.migrate(connection) == ["0002_proof", "0005_quarantine"]
+        names = ["0002_proof", "0005_quarantine", "0007_openings", "0008_holes"]
+        assert database.migrate(connection) == names
     assert audited(filled) == expected
     assert (
         rows(filled.postgres_url, "SELECT * FROM live_reservations ORDER BY reservation_id") == live
