@@ -48,7 +48,7 @@ def server(redis_server: RedisServer, tmp_path: Path) -> Iterator[RedisServer]:
 
 
 def settings_of(server: RedisServer, **more: Any) -> Settings:
-    return Settings(redis_url=server.url, postgres_url=NO_POSTGRES, **more)
+    return Settings(**{"redis_url": server.url, "postgres_url": NO_POSTGRES, **more})
 
 
 @contextmanager
@@ -148,9 +148,14 @@ async def sells(client: httpx.AsyncClient, order: str) -> bool:
 
 @pytest.mark.parametrize(("make", "code", "word"), SITUATIONS.values(), ids=SITUATIONS)
 async def test_status_and_gauge_say_what_a_reserve_would_be_told_and_since_when(
-    server: RedisServer, make: Situation, code: str, word: str, caplog: pytest.LogCaptureFixture
+    server: RedisServer,
+    postgres_url: str,  # one that is away would be waited for, each time
+    make: Situation,
+    code: str,
+    word: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with in_process(settings_of(server)) as client:
+    async with in_process(settings_of(server, postgres_url=postgres_url)) as client:
         assert (await told(client))["selling"] is True
         assert await sells(client, "before")
         with make(server):
