@@ -120,6 +120,8 @@ def _rising(events: Iterable[Event], after: int) -> Iterator[Event]:
 def read_outbox(redis: Redis, scripts: Scripts, ledger: Ledger, position: Position) -> Position:
     """Write into the ledger what its partition's outbox has after the position; the position then."""
     outbox = Outbox(redis, scripts, ledger.partition, OutboxSource.role)
-    while entries := outbox.read((position.epoch, position.seq), 0):
+    after = (position.epoch, position.seq)
+    while entries := outbox.read(after, 0):
+        after = (entries[-1].epoch, entries[-1].seq)  # what nobody can take may stand in between
         position = ledger.write([event for entry in entries for event in entry.events])
     return position

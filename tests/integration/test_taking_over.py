@@ -14,6 +14,7 @@ from kit import (
     confirm,
     line,
     move,
+    open_now,
     put_back,
     release,
     reserve,
@@ -294,3 +295,27 @@ def check_waits(settings: Settings) -> None:
     with persisting(settings, until_open=False):
         assert "was not finished" in eventually("it says why", stopped)
         assert not is_open(settings.redis_url)
+
+
+@on_one_redis
+def test_given_the_end_of_the_outbox_cannot_be_read_then_it_is_kept_and_taken_over(
+    settings: Settings, redis: Redis
+) -> None:
+    """Its epoch is one that the ledger has no event of: no place of the ledger's is behind it."""
+    p = Partition.of(redis)
+    with persisting(settings):
+        begin(p)
+        wait_for_ledger(settings)
+    redis.hset(keys.head(0), "run_id", "")
+    open_now(redis)
+    change_much(p)
+    lose(p, *range(redis.xlen(keys.outbox(0))))
+    epoch, first = p.head()["epoch"], p.seq() + 1
+    places = [f"{epoch}-{seq}" for seq in range(first, first + 650)]  # more than one read brings
+    for place in places:
+        redis.xadd(keys.outbox(0), {"events": b"\xc1"}, id=place)
+    redis.hset(keys.head(0), "seq", first + 649)
+    assert "missing for good" in adopt(settings)
+    check_clean(settings)
+    query = "SELECT place, raw FROM quarantine ORDER BY quarantine_id"
+    assert rows(settings.postgres_url, query) == [(place, b"\xc1") for place in places]
