@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from redis import Redis
@@ -20,6 +20,7 @@ from persister.holes import Hole, spans
 
 FETCH = 2_000
 _encode = msgspec.msgpack.Encoder().encode
+_Event = TypeVar("_Event")
 
 
 def packed(event: Event, *, has_units: bool = False) -> tuple[object, ...]:
@@ -89,7 +90,7 @@ class Rebuild:
         is killed between two goes on from head. StoreError where the partition was opened or changed
         meanwhile."""
         count = 0
-        for part in _parts(events):
+        for part in in_calls(events, lambda event: len(event.lines), _follows):
             wire = _encode([packed(event, has_units=self._has_units(event)) for event in part])
             hole = self._hole_before(part[0].seq)
             answer: Any = self._scripts.call_sync(
@@ -118,22 +119,29 @@ class Rebuild:
         return span is not None and self._had >= span.to_seq
 
 
-def _parts(events: Iterable[Event]) -> Iterator[list[Event]]:
-    """What goes into one script call: 512 events, about 4,000 lines, up to a hole."""
-    part: list[Event] = []
+def in_calls(
+    events: Iterable[_Event],
+    lines_of: Callable[[_Event], int],
+    follows: Callable[[_Event, _Event], bool] = lambda before, event: True,
+) -> Iterator[list[_Event]]:
+    """What goes into one script call each: 512 events, about 4,000 lines, as long as each follows."""
+    part: list[_Event] = []
     lines = 0
     for event in events:
-        if part and (
-            event.seq != part[-1].seq + 1
-            or len(part) == COMMANDS_MAX
-            or lines + len(event.lines) > LINES_MAX
-        ):
+        count = lines_of(event)
+        is_full = len(part) == COMMANDS_MAX or lines + count > LINES_MAX
+        if part and (is_full or not follows(part[-1], event)):
             yield part
             part, lines = [], 0
         part.append(event)
-        lines += len(event.lines)
+        lines += count
     if part:
         yield part
+
+
+def _follows(before: Event, event: Event) -> bool:
+    """Not behind a hole?"""
+    return event.seq == before.seq + 1
 
 
 def events_from(connection: Connection, partition: int, epoch: int, seq: int) -> Iterator[Event]:

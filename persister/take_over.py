@@ -7,7 +7,7 @@ left. Redis keeps its units; where a seq differs alone, that is told, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -16,7 +16,6 @@ from redis import Redis
 from engine import keys
 from engine.errors import StoreError
 from engine.partitions import read_head
-from engine.queue import COMMANDS_MAX, LINES_MAX
 from engine.reservations import STATES, Record
 from engine.scripts import Scripts
 from engine.statuses import State
@@ -25,6 +24,7 @@ from persister.holes import Adoption
 from persister.ledger import Ledger
 from persister.live import Live
 from persister.readable import read_outbox
+from persister.rebuild import in_calls
 from persister.reconcile_reservations import agrees, left_of, lines_of, parts_of, readable
 from persister.sides import SLICE, Name, Sides
 
@@ -162,7 +162,7 @@ class TakeOver:
     def _tell(self, events: Sequence[_Told]) -> None:
         """Into the outbox, a bounded script call at a time, and on into the ledger."""
         partition = self._ledger.partition
-        for part in _parts(events):
+        for part in in_calls(events, lambda event: len(event[-1]) // 6):
             head = read_head(self._redis, partition)
             answer: Any = self._scripts.call_sync(
                 self._redis,
@@ -202,17 +202,3 @@ def _drift(redis: Counters | None, ledger: Counters | None) -> tuple[int, int, i
         mine.held - kept.held,
         mine.quarantined - kept.quarantined,
     )
-
-
-def _parts(events: Iterable[_Told]) -> Iterator[list[_Told]]:
-    part: list[_Told] = []
-    lines = 0
-    for event in events:
-        count = len(event[-1]) // 6
-        if part and (len(part) == COMMANDS_MAX or lines + count > LINES_MAX):
-            yield part
-            part, lines = [], 0
-        part.append(event)
-        lines += count
-    if part:
-        yield part
