@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
@@ -17,6 +19,8 @@ from engine.scripts import Scripts
 from engine.selling import status_for_all
 from engine.statuses import Status
 
+#: An event loop that looks at the clock this much too late has stood still; and this long it then listens.
+LATE_S = 0.1
 #: What goes in one pipeline: a group by its script.
 Step = dict[str, Group]
 
@@ -80,7 +84,7 @@ class Sender:
         while calls:
             looking_up = False
             try:
-                async with asyncio.timeout_at(give_up_at):
+                async with _listening_until(give_up_at):
                     answered = await self._call(calls)
             except (RedisError, TimeoutError, OSError) as error:
                 self._repeats.no_reply(error)
@@ -142,6 +146,24 @@ class Sender:
             return dict(zip(calls, await link.call(evalshas), strict=True))
         finally:
             self._links.append(link)
+
+
+@asynccontextmanager
+async def _listening_until(give_up_at: float) -> AsyncIterator[None]:
+    """TimeoutError at ``give_up_at``, a time of the loop. Where the loop stood still by then (a busy
+    machine), what arrived meanwhile is read first: it would be a reply that came in time thrown away."""
+    loop = asyncio.get_running_loop()
+
+    def time_is_up() -> None:
+        has_stood_still = loop.time() - give_up_at > LATE_S
+        timeout.reschedule(loop.time() + LATE_S if has_stood_still else give_up_at)
+
+    async with asyncio.timeout(None) as timeout:
+        timer = loop.call_at(give_up_at, time_is_up)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 def _call_of(group: Group) -> _Call:

@@ -122,6 +122,17 @@ async def test_given_redis_away_then_whoever_waits_behind_others_is_told_as_soon
     assert p.numbers("A")[:2] == (100, 0), "nothing was granted from memory"
 
 
+async def test_given_the_process_stood_still_then_what_redis_answered_meanwhile_counts(
+    p, own_server, own_engine
+):
+    """A busy machine, a long turn of the event loop: the reply is there before anybody looks at the clock."""
+    calls = [asyncio.ensure_future(own_engine.call(reserve(f"r{i}", "A"))) for i in range(1_000)]
+    for _ in range(4):  # the calls are handed in, and the first ones are sent
+        await asyncio.sleep(0)
+    time.sleep(1)  # noqa: ASYNC251 - longer than a call may take
+    assert Counter(of(await asyncio.gather(*calls))) == {"reserved": 100, "insufficient_stock": 900}
+
+
 @pytest.mark.parametrize("settle", [confirm, release])
 async def test_given_an_unanswered_part_then_sent_again_it_takes_nothing_twice(
     p, own_server, own_engine, patient_engine, settle, caplog
