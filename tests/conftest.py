@@ -1,16 +1,20 @@
 """Real servers for the tests: started on free ports, in directories of their own, thrown away after.
 
 Tests that take ``redis_server`` run once on each Redis there is: the embedded 6.2, redis-server 7,
-valkey-server 8. One that is missing is skipped with a loud line on a laptop, an error where CI=true.
+valkey-server 8. Those that take a PostgreSQL, too, are about the way behind Redis: each runs on one of the
+three, which one by its name; on all of them with ``--all-servers``. A server that is missing is skipped with
+a loud line on a laptop, an error where CI=true.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from zlib import crc32
 
 import psycopg
 import pytest
@@ -25,12 +29,44 @@ from engine.settings import Settings
 from persister.persister import connect_redis
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--all-servers", action="store_true", help="with PostgreSQL, too, on each kind of Redis"
+    )
+
+
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The longest first, so that of several workers none waits at the end for the storm."""
+    if not config.getoption("--all-servers"):
+        left_out = _on_other_servers(items)
+        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+        items[:] = [item for item in items if item not in left_out]
     items.sort(
         key=lambda item: (item.path.name != "test_storm.py", item.path.parent.name != "reliability")
     )
+
+
+def _on_other_servers(items: list[pytest.Item]) -> set[pytest.Item]:
+    """Of each test with PostgreSQL that was collected for several kinds of Redis, all but one."""
+    kinds: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        params = (
+            item.callspec.params
+            if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+            else {}
+        )
+        if "redis_server" in params and "postgres_url" in item.fixturenames:
+            test, _, ids = item.nodeid.partition("[")
+            words = ids.removesuffix("]").split("-")
+            words.remove(params["redis_server"])
+            kinds["-".join([test, *words])].append(item)
+    return {
+        item
+        for test, same in kinds.items()
+        for place, item in enumerate(same)
+        if place != crc32(test.encode()) % len(same)
+    }
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
