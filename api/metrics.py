@@ -54,11 +54,16 @@ GAUGES: dict[str, tuple[tuple[str, ...], str]] = {
         "How far the partition's clock is ahead of the server's; no deadline passes meanwhile.",
     ),
     "holdfast_outbox_entries": (_OF_PARTITION, "Entries in the outbox, one a script call."),
-    "holdfast_outbox_events": (_OF_PARTITION, "Events in the outbox."),
-    "holdfast_outbox_bytes": (_OF_PARTITION, "Bytes of the events in the outbox."),
+    "holdfast_outbox_events": (_OF_PARTITION, "Events that wait in the outbox."),
+    "holdfast_outbox_bytes": (_OF_PARTITION, "Bytes of the events that wait in the outbox."),
+    "holdfast_outbox_kept_events": (
+        _OF_PARTITION,
+        "Events kept in the outbox after they were shipped.",
+    ),
+    "holdfast_outbox_kept_bytes": (_OF_PARTITION, "Bytes of these events."),
     "holdfast_outbox_oldest_seconds": (
         _OF_PARTITION,
-        "Age of the oldest event in the outbox; 0 where it is empty.",
+        "Age of the oldest event that waits in the outbox; 0 where none does.",
     ),
     "holdfast_relay_behind_events": (_OF_PARTITION, "Events that Kafka has not acknowledged."),
     "holdfast_relay_behind_seconds": (
@@ -143,6 +148,8 @@ def _of_partition(each: PartitionSnapshot) -> Iterator[tuple[str, float | None]]
         yield "holdfast_outbox_entries", state.outbox_entries
         yield "holdfast_outbox_events", state.outbox_events
         yield "holdfast_outbox_bytes", state.outbox_bytes
+        yield "holdfast_outbox_kept_events", state.outbox_kept_events
+        yield "holdfast_outbox_kept_bytes", state.outbox_kept_bytes
         yield "holdfast_outbox_oldest_seconds", each.outbox_oldest_seconds
     for part, lag in (("relay", each.relay), ("ledger", each.persister)):
         if lag is not None:

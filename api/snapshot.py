@@ -49,8 +49,8 @@ class Lag(msgspec.Struct, frozen=True):
 
 class PartitionSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """One partition. ``relay`` is None where the persister reads the outbox itself, the rest where
-    the server that knows it is away. ``outbox_oldest_seconds`` is 0 for an empty outbox, None where
-    its first entry can't be read. ``not_selling`` is None where it sells."""
+    the server that knows it is away. ``outbox_oldest_seconds`` is 0 where nothing waits in the outbox,
+    None where the first entry that does can't be read. ``not_selling`` is None where it sells."""
 
     partition: int
     not_selling: NotSelling | None
@@ -158,7 +158,7 @@ def _partition(
         not_selling=not_selling,
         redis=state,
         outbox_oldest_seconds=oldest,
-        # What Kafka has acknowledged is trimmed.
+        # What the relay has acknowledged, Kafka has.
         relay=Lag(state.outbox_events, oldest) if state.trimmer == "relay" else None,
         ledger=ledger,
         persister=_persister_lag(redis.now_ms, state, outbox.oldest_after, ledger)
@@ -178,7 +178,7 @@ def _persister_lag(
     now_ms: int, state: PartitionState, waiting: Waiting | None, ledger: LedgerState
 ) -> Lag:
     """Seconds: how old the oldest event is that the ledger hasn't. While the outbox holds that very
-    event, exactly. Where it doesn't (the relay has trimmed it, Kafka has it) it is at most as old as
+    event, exactly. Where it doesn't (the relay took it away, Kafka has it) it is at most as old as
     the last event that the ledger has: the clock of a partition never runs back."""
     behind = state.seq - ledger.seq
     if behind <= 0:

@@ -71,6 +71,8 @@ def _outbox_out(
         "max_events": settings.outbox_max_events,
         "bytes": state.outbox_bytes,
         "max_bytes": settings.outbox_max_bytes,
+        "kept_events": state.outbox_kept_events,
+        "kept_bytes": state.outbox_kept_bytes,
         "oldest_seconds": oldest_seconds,
         "trimmed_by": state.trimmer or None,
     }

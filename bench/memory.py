@@ -178,7 +178,15 @@ def _trim(redis: Redis) -> None:
         redis,
         "trim",
         [keys.head(0), keys.deadlines(0), keys.outbox(0)],
-        ["persister:bench", 60_000, "", head.epoch, head.seq, written_bytes, head.epoch],
+        [
+            "persister:bench",
+            60_000,
+            "",
+            *(head.epoch, head.seq, written_bytes, head.epoch),
+            head.epoch,
+            head.seq,
+            0,
+        ],
     )
     if answer[0] != b"kept":
         raise PeerError(f"the outbox could not be emptied: {answer}")

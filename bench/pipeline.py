@@ -21,11 +21,11 @@ from bench.place import (
     cpu_s,
     until,
 )
-from engine import keys
 from engine.engine import Engine
 from engine.model import Line, Movement, Reserve
 from engine.partitions import read_head
 from engine.settings import Settings
+from persister.outbox import is_acknowledged
 
 EVENTS_A_SECOND = 500_000  # how many events are drained for each second of measuring
 SKUS = 100
@@ -90,7 +90,7 @@ def drain(place: Place, events: int) -> Run:
             pids["broker"] = broker.pid
         for name, pid in pids.items():
             notes[f"{name}_us"] = 1e6 * (cpu_s(pid) - before_s.get(name, 0.0)) / seq
-        until("the outbox is empty", lambda: place.redis.xlen(keys.outbox(0)) == 0)
+        until("all is acknowledged", lambda: is_acknowledged(place.redis, 0))
     finally:
         for process in processes:
             process.stop()

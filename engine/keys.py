@@ -5,10 +5,12 @@ The data model of a partition ``p`` (all keys share the hash tag ``{p}``, so one
 =============================== ======= =================================================================
 ``hf:{p}:head``                 hash    epoch, seq, run_id and replid of the server it was opened on,
                                         last_ms (the clock never runs back), trimmer (who trims the outbox),
-                                        lease and lease_until_ms (the process that does), trimmed_seq,
-                                        written_bytes and trimmed_bytes (what the outbox holds), restoring
-                                        (1 while a restore has not finished), ledger (whose Redis it is),
-                                        beat and beat_ms (of that ledger's writer)
+                                        lease and lease_until_ms (the process that does), written_bytes
+                                        (to the outbox), acknowledged_epoch, acknowledged_seq and
+                                        acknowledged_bytes (what of that is safe elsewhere), trimmed_seq and
+                                        trimmed_bytes (what is no longer in it), restoring (1 while a
+                                        restore has not finished), ledger (whose Redis it is), beat and
+                                        beat_ms (of that ledger's writer)
 ``hf:{p}:stock:<sku>:<loc>``    hash    on_hand, held, quarantined, safety_stock, reorder_point, seq of
                                         the last event that touched it
 ``hf:{p}:locations:<sku>``      set     where the sku is kept
@@ -19,7 +21,8 @@ The data model of a partition ``p`` (all keys share the hash tag ``{p}``, so one
 ``hf:{p}:reservation:<id>``     string  lua/lib/reservation.lua tells its bytes; no expiry while held
 ``hf:{p}:deadlines``            zset    the deadlines (ms, whole tenths of a second) with reservations
 ``hf:{p}:due:<deadline_ms>``    list    ids of the reservations with that deadline
-``hf:{p}:outbox``               stream  ids ``epoch-seq``: events not yet in the ledger
+``hf:{p}:outbox``               stream  ids ``epoch-seq``: events not yet acknowledged, and for a while
+                                        those that are
 ``hf:{p}:request:movement:<id>``            string with expiry: what a movement id did
 ``hf:{p}:request:part:<reservation>:<id>``  string with expiry: what a partial call did
 =============================== ======= =================================================================

@@ -125,6 +125,12 @@ def outbox_epoch(redis: Redis, partition: int) -> int:
     return int(info["last-generated-id"].split(b"-")[0])
 
 
+def has_entries_of(redis: Redis, partition: int, epoch: int) -> bool:
+    """Is there an entry of that epoch in the outbox?"""
+    found: Any = redis.xrange(keys.outbox(partition), min=f"{epoch}-0", max=f"{epoch}", count=1)
+    return bool(found)
+
+
 def open_partition(
     redis: Redis,
     scripts: Scripts,

@@ -16,6 +16,7 @@ from engine.addresses import (
 from engine.errors import SettingError
 
 HOUR_MS = 3_600_000
+_MAY_BE_0 = frozenset({"outbox_keep_ms", "outbox_keep_bytes"})
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,7 +29,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ``kafka_bootstrap``: host:port of a broker; set, events go to the ledger through Kafka, by
     ``kafka_topic`` (made with ``kafka_replication_factor`` where it is missing; 0 is the brokers' own
     default). ``outbox_max_events``, ``outbox_max_bytes``: with more than that not yet shipped, reserve
-    and receive are refused. ``data_dir``: of the stack that started this process, if one did.
+    and receive are refused. ``outbox_keep_ms``, ``outbox_keep_bytes``: what was shipped stays in the outbox
+    for so long, of all partitions together so many bytes of it; 0 is not at all. ``data_dir``: of the stack
+    that started this process, if one did.
 
     Of an HTTP worker: ``head_max_bytes`` of request line and headers together, ``head_timeout_ms`` for
     them to arrive, ``keep_alive_ms`` for the next request, ``send_timeout_ms`` for an answer to be taken;
@@ -58,6 +61,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kafka_replication_factor: int = 0
     outbox_max_events: int = 10_000_000
     outbox_max_bytes: int = 1024 * 1024 * 1024
+    outbox_keep_ms: int = 60_000
+    outbox_keep_bytes: int = 64 * 1024 * 1024
     data_dir: str = ""
 
 
@@ -70,8 +75,10 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         if text is None or text == "":
             continue
         if field.type is int:
-            if not text.isascii() or not text.isdecimal() or int(text) < 1:
-                raise SettingError(f"{name} is {text!r}; it must be a whole number above 0")
+            may_be_0 = field.name in _MAY_BE_0
+            if not text.isascii() or not text.isdecimal() or int(text) < 1 - may_be_0:
+                range_of = "from 0 on" if may_be_0 else "above 0"
+                raise SettingError(f"{name} is {text!r}; it must be a whole number {range_of}")
             found[field.name] = int(text)
         else:
             found[field.name] = text

@@ -1,7 +1,7 @@
 """How Redis and the partitions in it stand, for health, status and metrics.
 
-Reading only, a few commands whatever there is in Redis: no scan, and of the outbox its first entry and the
-first after the ledger's position.
+Reading only, a few commands whatever there is in Redis: no scan, and of the outbox the first entry that is
+not acknowledged and the first after the ledger's position.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ from engine.partitions import HEAD_FIELDS, Server, head_of, server_of
 from engine.risks import risks_of
 
 Place = tuple[int, int]
-_COUNTERS = ("trimmed_seq", "written_bytes", "trimmed_bytes")
+Entries = list[tuple[bytes, dict[bytes, bytes]]]
+_COUNTERS = (
+    *("written_bytes", "acknowledged_epoch", "acknowledged_seq", "acknowledged_bytes"),
+    *("trimmed_seq", "trimmed_bytes"),
+)
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -35,9 +39,11 @@ class PartitionState(msgspec.Struct, frozen=True, kw_only=True):
 
     ``clock_ahead_ms``: how far its clock, which never runs back, is ahead of the server's; while it is,
     no deadline passes. ``overdue_ms``: how long ago its oldest deadline passed by that clock, 0 where none
-    has. ``outbox_entries``, ``outbox_events``, ``outbox_bytes``: what has not been trimmed;
-    the bytes are right again at the latest when the outbox is empty (a trimmer that was killed doesn't
-    know them). ``trimmer``: who trims, ``relay`` or ``persister``; empty for nobody yet.
+    has. ``outbox_events``, ``outbox_bytes``: what waits in the outbox, not yet acknowledged; the bytes
+    are right again at the latest when all is (a trimmer that was killed doesn't know them).
+    ``outbox_kept_events``, ``outbox_kept_bytes``: what is acknowledged and still there;
+    ``outbox_entries``: entries of both. ``acknowledged``: the place up to which all is.
+    ``trimmer``: who trims, ``relay`` or ``persister``; empty for nobody yet.
     """
 
     partition: int
@@ -49,11 +55,15 @@ class PartitionState(msgspec.Struct, frozen=True, kw_only=True):
     outbox_entries: int
     outbox_events: int
     outbox_bytes: int
+    outbox_kept_events: int
+    outbox_kept_bytes: int
+    acknowledged: Place
     trimmer: str
 
 
 class Outbox(msgspec.Struct, frozen=True):
-    """The oldest event in an outbox, and the oldest of those after a place; None where there is none."""
+    """The oldest event that waits in an outbox, and the oldest of those after a place; None where there is
+    none."""
 
     oldest: Waiting | None
     oldest_after: Waiting | None
@@ -94,20 +104,16 @@ async def read_state(
     pipe = redis.pipeline(transaction=False)
     pipe.info()
     _ask_partitions(pipe, partitions)
-    for partition in range(partitions):
-        epoch, seq = after.get(partition, (0, 0))
-        pipe.xrange(keys.outbox(partition), count=1)
-        pipe.xrange(keys.outbox(partition), min=f"{epoch}-{seq + 1}", count=1)
     info, *replies = await pipe.execute()
-    first, last = 1 + _REPLIES * partitions, len(replies)
-    states = _partitions(server_of(info), replies[:first])
+    states = _partitions(server_of(info), replies)
     now_ms = _now_ms(replies[0])
+    places = {
+        state.partition: (state.acknowledged, after.get(state.partition, (0, 0)))
+        for state in states
+    }
     outboxes = {
-        partition: Outbox(
-            _waiting(partition, replies[at], (0, 0), now_ms),
-            _waiting(partition, replies[at + 1], after.get(partition, (0, 0)), now_ms),
-        )
-        for partition, at in enumerate(range(first, last, 2))
+        partition: Outbox(*[_waiting(partition, *each, now_ms) for each in found])
+        for partition, found in (await _read_outboxes(redis, places)).items()
     }
     return RedisState(
         now_ms=now_ms,
@@ -121,6 +127,18 @@ async def read_state(
         partitions=states,
         outboxes=outboxes,
     )
+
+
+async def _read_outboxes(
+    redis: Redis, places: Mapping[int, tuple[Place, ...]]
+) -> dict[int, list[tuple[Entries, Place]]]:
+    """The first entry of each outbox after each of these places."""
+    pipe = redis.pipeline(transaction=False)
+    for partition, each in places.items():
+        for epoch, seq in each:
+            pipe.xrange(keys.outbox(partition), min=f"{epoch}-{seq + 1}", count=1)
+    replies = iter(await pipe.execute())
+    return {p: [(next(replies), place) for place in each] for p, each in places.items()}
 
 
 def _ask_partitions(pipe: Any, partitions: int) -> None:
@@ -147,7 +165,10 @@ def _partitions(server: Server, replies: list[Any]) -> list[PartitionState]:
         fields, entries, oldest = replies[at : at + _REPLIES]
         head = head_of(fields[: len(HEAD_FIELDS)])
         seq = _whole(head.seq)
-        trimmed_seq, written, trimmed = fields[len(HEAD_FIELDS) :]
+        written, epoch, done_seq, done_bytes, trimmed_seq, trimmed = fields[len(HEAD_FIELDS) :]
+        trimmed_seq, trimmed = _whole(trimmed_seq, seq), _whole(trimmed)
+        # An older head tells only what was trimmed.
+        done_seq, done_bytes = max(_whole(done_seq), trimmed_seq), max(_whole(done_bytes), trimmed)
         states.append(
             PartitionState(
                 partition=partition,
@@ -157,8 +178,11 @@ def _partitions(server: Server, replies: list[Any]) -> list[PartitionState]:
                 clock_ahead_ms=max(0, _whole(head.last_ms) - now_ms),
                 overdue_ms=overdue_ms(max(now_ms, _whole(head.last_ms)), oldest),
                 outbox_entries=entries,
-                outbox_events=max(0, seq - _whole(trimmed_seq, seq)),
-                outbox_bytes=max(0, _whole(written) - _whole(trimmed)),
+                outbox_events=max(0, seq - done_seq),
+                outbox_bytes=max(0, _whole(written) - done_bytes),
+                outbox_kept_events=done_seq - trimmed_seq,
+                outbox_kept_bytes=done_bytes - trimmed,
+                acknowledged=(_whole(epoch), done_seq),
                 trimmer=head.trimmer,
             )
         )
@@ -170,9 +194,7 @@ def _whole(text: bytes | str | None, otherwise: int = 0) -> int:
     return int(digits) if digits.isdigit() else otherwise
 
 
-def _waiting(
-    partition: int, entries: list[tuple[bytes, dict[bytes, bytes]]], after: Place, now_ms: int
-) -> Waiting | None:
+def _waiting(partition: int, entries: Entries, after: Place, now_ms: int) -> Waiting | None:
     """The first event after a place in the first of these entries."""
     for entry_id, fields in entries:
         name = entry_id.decode()

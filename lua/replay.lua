@@ -16,6 +16,7 @@
 --       5 hole_from  where the ledger has lost events that come next: the first one's seq; else ''
 --       6 hole_to    the last one's seq: go on behind it
 -- RETURNS {replayed, damaged keys} | {changed}: it is open, or its head is not at the event before
+--- @include lib/acknowledged.lua
 --- @include lib/replay.lua
 --- @include lib/writes_when_full.lua
 local events = cmsgpack.unpack(ARGV[1])
@@ -42,7 +43,10 @@ write_stocks()
 write_due_lists()
 redis.call('HSET', KEYS[1], 'epoch', integer(head.epoch), 'seq', integer(head.seq), 'last_ms',
   integer(events[#events][4]))
+if not has_after(acknowledged_epoch(), head.acknowledged_seq) then
+  redis.call('HSET', KEYS[1], 'acknowledged_seq', integer(head.seq)) -- nothing of it is still to be shipped
+end
 if redis.call('XLEN', KEYS[3]) == 0 then
-  redis.call('HSET', KEYS[1], 'trimmed_seq', integer(head.seq)) -- nothing of it is still to be shipped
+  redis.call('HSET', KEYS[1], 'trimmed_seq', integer(head.seq))
 end
 return {'replayed', damaged}

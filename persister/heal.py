@@ -19,10 +19,12 @@ from engine.settings import Settings
 from persister.database import QUERIES, Connection
 from persister.holes import holes_of, spans
 from persister.ledger import Ledger, Position
-from persister.outbox import Outbox
+from persister.outbox import Outbox, acknowledged
 from persister.rebuild import Rebuild, events_from
 
 log = logging.getLogger("holdfast.persister")
+
+EVENTS_COMPARED = 5_000
 
 
 def heal(
@@ -121,9 +123,14 @@ def _why_not(connection: Connection, partition: int, head: Head) -> str:
 
 def check_outbox(redis: Redis, scripts: Scripts, ledger: Ledger, position: Position) -> None:
     """What is still in the outbox up to ``position`` is what the ledger has; PartitionStopped where it
-    isn't: another Redis, or one that went on by itself after a copy of it had been taken."""
+    isn't: another Redis, or one that went on by itself after a copy of it had been taken.
+
+    Of what is only kept there the newest 5,000 events or so are compared: two that parted once don't come
+    together again.
+    """
     outbox = Outbox(redis, scripts, ledger.partition, "persister")
-    after = (0, 0)
+    newest = outbox.back_from((position.epoch, position.seq), EVENTS_COMPARED)
+    after = min(newest, acknowledged(redis, ledger.partition))
     while after[1] < position.seq and (entries := outbox.read(after, 0)):
         after = (entries[-1].epoch, entries[-1].seq)
         events: list[Event] = [event for entry in entries for event in entry.events]

@@ -13,13 +13,12 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPar
 from confluent_kafka import KafkaError as KafkaCode
 from redis import Redis
 
-from engine import keys
 from engine.events import Event
 from engine.settings import Settings
 from persister.kafka import ANSWER_S, KafkaUnavailable, client_settings, ensure_topic
 from persister.ledger import KafkaMark, Position
 from persister.messages import UnreadableMessage, read_message
-from persister.outbox import plain
+from persister.outbox import is_acknowledged, plain
 from persister.shipment import fence
 from persister.sources import Batch, Unreadable
 
@@ -127,8 +126,8 @@ class KafkaSource:
         self._seek()
 
     def is_at_end(self) -> bool:
-        """What the relay has trimmed, Kafka had before."""
-        return self._redis.xlen(keys.outbox(self._partition)) == 0 and self._is_read()
+        """What the relay has acknowledged, Kafka had before."""
+        return is_acknowledged(self._redis, self._partition) and self._is_read()
 
     def _batch(self, events: list[Event], unreadable: Unreadable | None = None) -> Batch:
         return Batch(events, KafkaMark(self._topic_id, self._next), unreadable)

@@ -17,6 +17,7 @@ from engine.partitions import (
     Opening,
     Server,
     close_partition,
+    has_entries_of,
     open_partition,
     outbox_epoch,
     read_head,
@@ -98,6 +99,7 @@ class Opener:
                 position=position,
             )
         check_outbox(self._redis, self._scripts, self._ledger, position)
+        self._use_what_is_in_the_outbox()
         # Where nothing was ever written there is nothing to be cut.
         is_new = head.epoch and not self._ledger.openings.was_on(server.run_id)
         if is_new and not self._file_of(server).is_sound():
@@ -116,6 +118,13 @@ class Opener:
         if self._file is None or self._file[0] != server.run_id:
             self._file = (server.run_id, AppendOnlyFile(self._redis))
         return self._file[1]
+
+    def _use_what_is_in_the_outbox(self) -> None:
+        """A ledger that fell back may have noted an epoch and not know that it was in use since. Its events
+        wait in the outbox, and after the next opening they would be taken for those of one that never was."""
+        for epoch in self._ledger.openings.unused():
+            if has_entries_of(self._redis, self._partition, epoch):
+                self._ledger.openings.use(epoch)
 
     def _is_overtaken(self, head: Head, position: Position) -> bool:
         epoch, seq = head.position

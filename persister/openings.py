@@ -38,6 +38,10 @@ class Openings:
         """The highest that was ever in use; 0 for none."""
         return max([each.epoch for each in self._known() if each.is_used], default=0)
 
+    def unused(self) -> list[int]:
+        """Epochs that were noted and are not known to have been in use."""
+        return [each.epoch for each in self._known() if not each.is_used]
+
     def was_on(self, run_id: str) -> bool:
         """Was it ever open on that process of Redis?"""
         return any(each.run_id == run_id and each.is_used for each in self._known())

@@ -1,12 +1,16 @@
-"""The outbox as whoever moves it elsewhere sees it: read in order, kept by a lease, trimmed when safe.
+"""The outbox as whoever moves it elsewhere sees it: read in order, kept by a lease, acknowledged when safe.
 
-Only one part trims an outbox, the persister (reading it directly) or the relay, and head says which.
+Only one part trims an outbox, the persister (reading it directly) or the relay, and head says which. What is
+acknowledged stays for a while (persister/kept.py).
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 import uuid
+from collections import deque
 from typing import Any
 
 import msgspec
@@ -16,12 +20,26 @@ from engine import keys
 from engine.errors import StoreError
 from engine.events import Event, read_entry
 from engine.scripts import Scripts
+from engine.settings import Settings
+from persister.kept import Kept, Place
+
+log = logging.getLogger("holdfast.outbox")
 
 EVENTS_A_READ = 5_000
 LINES_A_READ = 50_000
 #: An entry holds up to some thousand events, so this bounds the memory of one read.
 ENTRIES_MAX = 500
+ENTRIES_BACK = 50
 LEASE_MS = 3_000
+#: With so much of its memory in use a server is full soon, and what is only kept must not be why it refuses.
+FULL = 0.9
+_PLACE = (
+    "acknowledged_epoch",
+    "acknowledged_seq",
+    "trimmed_seq",
+    "acknowledged_bytes",
+    "trimmed_bytes",
+)
 #: What reading bytes that somebody else has written can end in.
 UNREADABLE = (msgspec.MsgspecError, ValueError, KeyError, IndexError, TypeError, RecursionError)
 
@@ -46,16 +64,45 @@ def name_holder(role: str) -> str:
     return f"{role}:{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
+def acknowledged(redis: Redis, partition: int) -> Place:
+    """The place (epoch, seq) up to which all in the outbox is safe elsewhere. Of an older head, which tells
+    only what was trimmed, it is before the first entry."""
+    return _place_and_kept(redis, partition)[0]
+
+
+def _place_and_kept(redis: Redis, partition: int) -> tuple[Place, int]:
+    """The place, and how many bytes of what is up to there are still in the outbox."""
+    found: Any = redis.hmget(keys.head(partition), _PLACE)
+    epoch, seq, trimmed, bytes_count, trimmed_bytes = [
+        int(text) if text and text.isdigit() else 0 for text in found
+    ]
+    return (epoch, max(seq, trimmed)), max(0, bytes_count - trimmed_bytes)
+
+
+def is_acknowledged(redis: Redis, partition: int) -> bool:
+    """Is all that was in the outbox when this was called safe elsewhere?"""
+    epoch, seq = acknowledged(redis, partition)
+    return not redis.xrange(keys.outbox(partition), min=f"{epoch}-{seq + 1}", count=1)
+
+
 class Outbox:
     """The outbox of one partition, for one process in one role ('persister' or 'relay').
 
     ``holder`` names it to others; given where something else already keeps a second one away, so that
-    after a kill its next start needn't wait for its own lease.
+    after a kill its next start needn't wait for its own lease. ``settings`` say how long what is
+    acknowledged is kept.
     """
 
     def __init__(
-        self, redis: Redis, scripts: Scripts, partition: int, role: str, holder: str = ""
+        self,
+        redis: Redis,
+        scripts: Scripts,
+        partition: int,
+        role: str,
+        holder: str = "",
+        settings: Settings | None = None,
     ) -> None:
+        settings = settings or Settings()
         self._redis = redis
         self._scripts = scripts
         self._partition = partition
@@ -63,8 +110,17 @@ class Outbox:
         self._holder = holder or name_holder(role)
         self._key = keys.outbox(partition)
         self._entries = 100
+        # The bytes are for the server, which all partitions may share.
+        self._kept = Kept(
+            settings.outbox_keep_ms, settings.outbox_keep_bytes // settings.partitions
+        )
+        self._read: deque[tuple[Place, int]] = (
+            deque()
+        )  # entries not yet acknowledged, and their bytes
+        self._counted: Place = (0, 0)  # up to here head counts bytes as acknowledged
+        self._opening = ""
 
-    def read(self, after: tuple[int, int], wait_ms: int) -> list[Entry]:
+    def read(self, after: Place, wait_ms: int) -> list[Entry]:
         """Whole entries after (epoch, seq), about 5,000 events; empty where none came in time."""
         answer: Any = self._redis.xread(
             {self._key: f"{after[0]}-{after[1]}"}, count=self._entries, block=wait_ms or None
@@ -78,18 +134,42 @@ class Outbox:
             entries.append(entry)
             events += len(entry.events)
             lines += sum([len(event.lines) for event in entry.events])
+            place = (entry.epoch, entry.seq)
+            if not self._read or place > self._read[-1][0]:
+                self._read.append((place, len(entry.raw)))
         if entries:
             each = max(1, events // len(entries))
             self._entries = max(1, min(ENTRIES_MAX, EVENTS_A_READ // each))
         return entries
 
-    def first(self) -> Entry | None:
-        """The oldest entry; None where the outbox is empty."""
-        found: Any = self._redis.xrange(self._key, count=1)
+    def begins_after(self, after: Place) -> int | None:
+        """The seq of the first event in the outbox that is not at or below (epoch, seq), or of one before it
+        in the same entry; None where there is none."""
+        found: Any = self._redis.xrange(self._key, min=f"{after[0]}-{after[1] + 1}", count=1)
         if not found:
             return None
-        entry_id, fields = found[0]
-        return self._decode(entry_id.decode(), fields)
+        entry = self._decode(found[0][0].decode(), found[0][1])
+        if entry.events:
+            return entry.events[0].seq
+        before: Any = self._redis.xrevrange(self._key, max=f"{after[0]}-{after[1]}", count=1)
+        at = int(before[0][0].split(b"-")[1]) if before else 0
+        return max(at, self.trimmed_seq()) + 1
+
+    def back_from(self, place: Place, events: int) -> Place:
+        """A place about so many events before the last entry at or below ``place``, at least one entry."""
+        above = f"{place[0]}-{place[1]}"
+        last_seq = None
+        while True:
+            found: Any = self._redis.xrevrange(self._key, max=above, count=ENTRIES_BACK)
+            for entry_id, _ in found:
+                epoch, seq = [int(part) for part in entry_id.split(b"-")]
+                if last_seq is None:
+                    last_seq = seq
+                elif last_seq - seq >= events:
+                    return epoch, seq
+            if not found:
+                return 0, 0
+            above = f"({epoch}-{seq}"
 
     def trimmed_seq(self) -> int:
         """The last event that is no longer in the outbox."""
@@ -97,42 +177,84 @@ class Outbox:
         return int(found[0] or 0)
 
     def keep(self) -> str:
-        """Take or renew the lease (3 s); the role that is the trimmer, '' for none yet.
+        """Take or renew the lease (3 s), and take away what was kept for long enough; the role that is the
+        trimmer, '' for none yet.
 
         LeaseTaken where another process has it, StoreError where the partition was never opened.
         """
-        return self._trim(LEASE_MS)
+        return self._trim(LEASE_MS, all_of_it=len(self._kept) > 0 and self._is_full())
 
     def become_trimmer(self) -> None:
         """From now on head names this role. The caller has the lease, and has shown that what the
         former one took away is where it belongs."""
         self._trim(LEASE_MS, role=self._role)
 
-    def trim(self, epoch: int, seq: int, bytes_count: int, opening: str = "") -> None:
-        """Forget all up to (epoch, seq); ``bytes_count`` is what those entries held, ``opening`` the epoch
-        that was open when they were read. LeaseTaken where another process has the lease, or head names
-        another role; StoreError where another epoch is open since."""
-        self._trim(LEASE_MS, "", str(epoch), seq, bytes_count, opening)
+    def go_on(self, has: Place | None = None) -> Place:
+        """Begin where a former process left off: the place (epoch, seq) up to which all is acknowledged. What
+        it left of that counts as kept from now on. Whoever calls this is the trimmer.
+
+        ``has``: the ledger has all up to there. Where that is less it fell back: then head says so, too, and
+        nothing above it is taken away.
+        """
+        place, kept_bytes = _place_and_kept(self._redis, self._partition)
+        if has is not None and has < place:
+            log.warning(
+                "partition %s: all up to %s-%s was acknowledged, and the ledger is at %s-%s: it fell back,"
+                " and catches up from what was kept",
+                *(self._partition, *place, *has),
+            )
+            place = has
+            self._trim(LEASE_MS, acknowledged=place, bytes_count="")
+        self._counted = place
+        if place > (0, 0):
+            self._kept.add(time.monotonic(), place, kept_bytes)
+        return place
+
+    def acknowledge(self, epoch: int, seq: int, opening: str = "") -> None:
+        """All up to (epoch, seq) is safe elsewhere; ``opening`` is the epoch that was open when it was read.
+        LeaseTaken where another process has the lease, or head names another role; StoreError where another
+        epoch is open since."""
+        place = (epoch, seq)
+        self._opening = opening
+        size = counted = 0
+        while self._read and self._read[0][0] <= place:
+            at, each = self._read.popleft()
+            size += each
+            counted += each if at > self._counted else 0
+        self._counted = max(place, self._counted)
+        self._kept.add(time.monotonic(), place, size)
+        self._trim(LEASE_MS, acknowledged=place, bytes_count=counted)
 
     def give_back(self) -> None:
         """Let the next process begin at once."""
         self._trim(0)
 
+    def _is_full(self) -> bool:
+        info: Any = self._redis.info("memory")
+        return bool(info["maxmemory"]) and info["used_memory"] >= info["maxmemory"] * FULL
+
     def _trim(
         self,
         lease_ms: int,
         role: str = "",
-        epoch: str = "",
-        seq: int = 0,
-        bytes_count: int = 0,
-        opening: str = "",
+        *,
+        acknowledged: Place | None = None,
+        bytes_count: int | str = 0,
+        all_of_it: bool = False,
     ) -> str:
         p = self._partition
+        to = self._kept.take_over(time.monotonic(), all_of_it=all_of_it)
         answer: Any = self._scripts.call_sync(
             self._redis,
             "trim",
             [keys.head(p), keys.deadlines(p), self._key],
-            [self._holder, lease_ms, role, epoch, seq, bytes_count, opening],
+            [
+                *(self._holder, lease_ms, role),
+                *(acknowledged or ("", 0)),
+                *(bytes_count, self._opening),
+                *(to or ("", 0)),
+                self._kept.bytes_count,
+            ],
         )
         word = answer[0]
         if word == b"kept":

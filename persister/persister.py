@@ -107,7 +107,7 @@ class Persister:
         ledger.holes.check_not_adopting()
         scripts = Scripts.for_server(redis.info("server"))
         if not self._settings.kafka_bootstrap:
-            source = OutboxSource(redis, scripts, self._partition)
+            source = OutboxSource(redis, scripts, self._settings, self._partition)
             self._move_from(Sieve(source, ledger, redis), ledger, redis, scripts)
             return
         mark = ledger.kafka_mark()
@@ -124,7 +124,7 @@ class Persister:
                 self._reread_at = ledger.position()
                 raise
         if drained_at is not None:
-            hand_over(redis, scripts, self._partition, drained_at)
+            hand_over(redis, scripts, self._settings, self._partition, drained_at)
 
     def _move_from_kafka(
         self, mark: KafkaMark | None, ledger: Ledger, redis: Redis, scripts: Scripts

@@ -1,6 +1,6 @@
-"""The relay: moves the outbox to Kafka, and trims only what Kafka has committed.
+"""The relay: moves the outbox to Kafka, and acknowledges only what Kafka has committed.
 
-It may be killed anywhere: what was committed and not yet trimmed is sent again, and the ledger
+It may be killed anywhere: what was committed and not yet acknowledged is sent again, and the ledger
 recognises it. Twice is allowed, never is not.
 """
 
@@ -79,7 +79,7 @@ class Relay:
     def _work(self) -> None:
         with connect_redis(self._settings.redis_url) as redis:
             scripts = Scripts.for_server(redis.info("server"))
-            outbox = Outbox(redis, scripts, self._partition, "relay", self._holder)
+            outbox = Outbox(redis, scripts, self._partition, "relay", self._holder, self._settings)
             if outbox.keep() != "relay":
                 # All that the persister has not written yet is still in the outbox: nothing to drain.
                 outbox.become_trimmer()
@@ -95,10 +95,10 @@ class Relay:
                     outbox.give_back()
 
     def _move(self, redis: Redis, outbox: Outbox, shipment: Shipment) -> None:
-        """1. Read entries after the last one sent.
+        """1. Read entries after the last one that was acknowledged.
         2. Send their events, in order, in one transaction.
         3. Commit it: all of it stands in Kafka then, or nobody ever reads any of it.
-        4. Trim the outbox up to the last entry of it.
+        4. Acknowledge it: the outbox is trimmed of it in a while.
         """
         after = (0, 0)
         check_at = drain_until = 0.0
@@ -113,11 +113,11 @@ class Relay:
                 # Closed: this Redis may be an older one, or another; its persister will tell.
                 is_open = head.is_open_on(server)
                 if is_open and opening is None:
-                    begun_on, opening = server, head.epoch
+                    begun_on, opening, after = server, head.epoch, outbox.go_on()
                 if opening is not None and (server, head.epoch) != (begun_on, opening):
                     raise StoreError(
                         f"partition {self._partition}: Redis was restarted, or opened anew; beginning at"
-                        " the head of its outbox"
+                        " the first event that was not acknowledged"
                     )
                 check_at = mono_s + CHECK_S
             entries = outbox.read(after, READ_WAIT_MS) if is_open else []
@@ -162,7 +162,7 @@ class Relay:
                 f" {entries[-1].epoch}-{entries[-1].seq} can't be sent; now they are sent one by one"
             ) from None
         last = entries[-1]
-        outbox.trim(last.epoch, last.seq, sum([len(entry.raw) for entry in entries]), opening)
+        outbox.acknowledge(last.epoch, last.seq, opening)
 
     def _patience(self, outbox: Outbox, drain_until: float) -> Callable[[float], bool]:
         """While Kafka has not committed after so many seconds: keep the lease; go on waiting?"""

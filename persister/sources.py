@@ -12,6 +12,8 @@ from engine.errors import PartitionStopped, StoreError
 from engine.events import Event
 from engine.partitions import read_head, read_server
 from engine.scripts import Scripts
+from engine.settings import Settings
+from persister.kept import Place
 from persister.ledger import KafkaMark, Position
 from persister.messages import check_storable
 from persister.outbox import Entry, Outbox, plain
@@ -72,7 +74,7 @@ class Source(Protocol):
         """Has all been read, or passed over, that Redis had decided before this was called?"""
 
     def committed(self, position: Position) -> None:
-        """The ledger has all up to here: the source may forget it."""
+        """The ledger has all up to here: the source may forget it, in a while."""
 
 
 def why_not_directly(redis: Redis, outbox: Outbox, partition: int, position: Position) -> str:
@@ -81,11 +83,8 @@ def why_not_directly(redis: Redis, outbox: Outbox, partition: int, position: Pos
     head = read_head(redis, partition)
     if head.trimmer == OutboxSource.role:
         return ""
-    first = outbox.first()
-    begins = first.events[0].seq if first and first.events else head.position[1] + 1
-    if first and first.error:
-        begins = outbox.trimmed_seq() + 1
-    missing = range(position.seq + 1, begins)
+    begins = outbox.begins_after((position.epoch, position.seq))
+    missing = range(position.seq + 1, head.position[1] + 1 if begins is None else begins)
     if missing:
         return f"events {missing[0]:,} to {missing[-1]:,} are in Kafka only"
     if head.trimmer and not head.is_open_on(read_server(redis)):
@@ -98,10 +97,12 @@ def why_not_directly(redis: Redis, outbox: Outbox, partition: int, position: Pos
     return ""
 
 
-def hand_over(redis: Redis, scripts: Scripts, partition: int, position: Position) -> None:
+def hand_over(
+    redis: Redis, scripts: Scripts, settings: Settings, partition: int, position: Position
+) -> None:
     """At the orderly end of reading from Kafka: have head say, where it is so, that the ledger has all that
     a relay took away. Direct reading can begin there, also after a restart of Redis."""
-    source = OutboxSource(redis, scripts, partition)
+    source = OutboxSource(redis, scripts, settings, partition)
     # Refused: a relay is at work or has moved more since, or the partition was never opened.
     with suppress(StoreError, PartitionStopped):
         source.begin(position)
@@ -110,22 +111,31 @@ def hand_over(redis: Redis, scripts: Scripts, partition: int, position: Position
 
 
 class OutboxSource:
-    """Reads the outbox in Redis itself, and trims it up to what the ledger has committed."""
+    """Reads the outbox in Redis itself, from the ledger's position on, and acknowledges what that has
+    committed."""
 
     role = "persister"
 
-    def __init__(self, redis: Redis, scripts: Scripts, partition: int) -> None:
+    def __init__(self, redis: Redis, scripts: Scripts, settings: Settings, partition: int) -> None:
         self._redis = redis
         self._partition = partition
         # The ledger's own lease keeps a second persister away.
-        self._outbox = Outbox(redis, scripts, partition, self.role, holder=self.role)
-        self._bytes: list[tuple[int, int]] = []  # (seq, bytes) of entries read, not yet trimmed
-        self._behind = (0, 0)  # the last entry that was passed over
+        self._outbox = Outbox(redis, scripts, partition, self.role, self.role, settings)
+        self._has_begun = False
+        self._behind: Place = (0, 0)  # the last entry that was passed over
+        self._after: Place = (0, 0)  # where it was read from the last time
 
     def begin(self, position: Position) -> None:
+        self._become_trimmer(position)
+        if not self._has_begun:
+            self._outbox.go_on(has=(position.epoch, position.seq))
+            self._has_begun = True
+
+    def _become_trimmer(self, position: Position) -> None:
         trimmer = self._outbox.keep()
         if trimmer == self.role:
             return
+        self._has_begun = False
         # The relay took away what Kafka has: that must be in the ledger, or it would be a gap.
         why_not = self._why_not(position)
         if why_not:
@@ -150,25 +160,22 @@ class OutboxSource:
     def read(self, after: Position, wait_ms: int) -> Batch:
         """About 5,000 events at most (whole entries), up to one that can't be read."""
         events: list[Event] = []
-        for entry in self._outbox.read(max((after.epoch, after.seq), self._behind), wait_ms):
+        self._after = max((after.epoch, after.seq), self._behind)
+        for entry in self._outbox.read(self._after, wait_ms):
             why = entry.error or _misfit(entry)
             if why:
                 return Batch(events, unreadable=_unreadable(entry, why))
             events += entry.events
-            self._bytes.append((entry.seq, len(entry.raw)))
         return Batch(events)
 
     def pass_over(self, unreadable: Unreadable) -> None:
         self._behind = (unreadable.epoch, unreadable.last_seq)
-        self._bytes.append((unreadable.last_seq, len(unreadable.raw)))
 
     def is_at_end(self) -> bool:
-        return not self._outbox.read(self._behind, 0)
+        return not self._outbox.read(max(self._after, self._behind), 0)
 
     def committed(self, position: Position) -> None:
-        done = sum(size for seq, size in self._bytes if seq <= position.seq)
-        self._bytes = [(seq, size) for seq, size in self._bytes if seq > position.seq]
-        self._outbox.trim(position.epoch, position.seq, done)
+        self._outbox.acknowledge(position.epoch, position.seq)
 
     def _why_not(self, position: Position) -> str:
         return why_not_directly(self._redis, self._outbox, self._partition, position)

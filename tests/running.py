@@ -23,6 +23,7 @@ import msgspec
 import psycopg
 import pytest
 from kit import open_now
+from redis import Redis
 from redis.exceptions import RedisError
 from starlette.applications import Starlette
 
@@ -32,6 +33,7 @@ from engine.partitions import read_head, read_server
 from engine.settings import Settings
 from persister import database
 from persister.audit import audit
+from persister.outbox import is_acknowledged
 from persister.persister import Persister, connect_redis
 from persister.reconcile import reconcile
 
@@ -102,6 +104,11 @@ def wait_for_ledger(settings: Settings, within_s: float = 60.0) -> None:
             lambda: ledger_seq(settings) == read_head(redis, 0).position[1],
             within_s,
         )
+
+
+def all_acknowledged(redis: Redis) -> bool:
+    """Is all that is in the outbox in the ledger, or in Kafka where a relay moves it there?"""
+    return is_acknowledged(redis, 0)
 
 
 def check_clean(settings: Settings) -> None:

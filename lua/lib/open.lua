@@ -40,7 +40,7 @@ end
 
 local function read_head()
   local fields = redis.pcall('HMGET', KEYS[1], 'epoch', 'seq', 'run_id', 'last_ms', 'replid',
-    'trimmed_seq', 'written_bytes', 'trimmed_bytes')
+    'trimmed_seq', 'written_bytes', 'trimmed_bytes', 'acknowledged_seq', 'acknowledged_bytes')
   if fields.err then
     return false
   end
@@ -51,6 +51,9 @@ local function read_head()
   head.server_ms, head.now = server_ms, math.max(server_ms, whole(fields[4]) or 0)
   head.trimmed_seq = whole(fields[6]) or head.seq
   head.written_bytes, head.trimmed_bytes = whole(fields[7]) or 0, whole(fields[8]) or 0
+  -- An older head tells only what was trimmed.
+  head.acknowledged_seq = math.max(whole(fields[9]) or 0, head.trimmed_seq or 0)
+  head.acknowledged_bytes = math.max(whole(fields[10]) or 0, head.trimmed_bytes)
   return head.epoch ~= nil and head.seq ~= nil
 end
 

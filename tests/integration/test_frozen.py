@@ -17,6 +17,7 @@ from kafka_kit import messages, relaying, through_kafka
 from kit import Partition, put_back, snapshot
 from redis import Redis
 from running import (
+    all_acknowledged,
     check_clean,
     eventually,
     is_open,
@@ -92,7 +93,7 @@ def ids(settings: Settings) -> list[str]:
 RELAY_STEPS: dict[str, Callable[[Gate], None]] = {
     "before it sends what it has read": lambda gate: gate.before(Shipment, "send"),
     "before it commits": lambda gate: gate.before(Shipment, "_commit"),
-    "before it trims": lambda gate: gate.before(Outbox, "trim"),
+    "before it acknowledges": lambda gate: gate.before(Outbox, "acknowledge"),
 }
 
 
@@ -113,7 +114,7 @@ def test_given_a_relay_that_wakes_after_a_new_opening_then_nothing_of_it_enters(
         with relaying(settings):
             sell(p, "first", 20)
             wait_for_ledger(settings)
-            eventually("all is trimmed", lambda: redis.xlen(keys.outbox(0)) == 0)
+            eventually("all is acknowledged", lambda: all_acknowledged(redis))
             before = snapshot(redis)
             gate.close()
             sell(p, "lost", 10)
@@ -144,7 +145,7 @@ def test_given_a_relay_that_wakes_after_a_new_opening_then_nothing_of_it_enters(
         "end",
     ]
     # What was committed before the opening was healed, what was not never enters.
-    committed = step is RELAY_STEPS["before it trims"]
+    committed = step is RELAY_STEPS["before it acknowledges"]
     assert bool([name for name in sold if name.startswith("lost")]) is committed
     assert len({from_json(body).reservation_id for body in messages(settings)}) == len(sold) + 1
 
@@ -186,7 +187,7 @@ def test_given_a_producer_without_a_transaction_then_its_late_events_are_dropped
 
 PERSISTER_STEPS: dict[str, Callable[[Gate], None]] = {
     "before it writes what it has read": lambda gate: gate.before(Ledger, "write"),
-    "before it trims": lambda gate: gate.before(Outbox, "trim"),
+    "before it acknowledges": lambda gate: gate.before(Outbox, "acknowledge"),
     "before it closes": lambda gate: gate.before(opening, "close_partition"),
     "before it heals": lambda gate: gate.before(opening, "heal"),
     "before it notes the opening": lambda gate: gate.before(Openings, "note"),
@@ -219,7 +220,7 @@ def test_given_a_persister_that_wakes_after_another_took_over_then_it_changes_no
             redis.hset(keys.head(0), "run_id", redis.info("server")["run_id"])
         if step in (
             PERSISTER_STEPS["before it writes what it has read"],
-            PERSISTER_STEPS["before it trims"],
+            PERSISTER_STEPS["before it acknowledges"],
         ):
             eventually("it is opened anew", lambda: is_open(settings.redis_url))
             sell(p, "read", 5)

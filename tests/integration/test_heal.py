@@ -9,6 +9,7 @@ import pytest
 from kit import Data, Partition, confirm, extend, move, put_back, release, reserve, snapshot
 from redis import Redis
 from running import (
+    all_acknowledged,
     check_clean,
     eventually,
     is_open,
@@ -59,7 +60,7 @@ def sold(settings: Settings, redis: Redis) -> tuple[Partition, Data, Data]:
     sell(p, "first")
     with_outbox = snapshot(redis)
     with persisting(settings):
-        eventually("the outbox is empty", lambda: redis.xlen(keys.outbox(0)) == 0)
+        eventually("all is acknowledged", lambda: all_acknowledged(redis))
         without = snapshot(redis)
         sell(p, "second")
         wait_for_ledger(settings)

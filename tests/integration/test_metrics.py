@@ -11,7 +11,15 @@ from kafka_kit import relaying, through_kafka
 from kit import Partition, release, reserve
 from metrics_kit import look, numbers, reconcile
 from redis import Redis
-from running import eventually, in_process, on_one_redis, persisting, rows, wait_for_ledger
+from running import (
+    all_acknowledged,
+    eventually,
+    in_process,
+    on_one_redis,
+    persisting,
+    rows,
+    wait_for_ledger,
+)
 
 from api.metrics import GAUGES
 from api.servers import RedisServer
@@ -52,7 +60,7 @@ def shop(settings: Settings, redis: Redis) -> Partition:
     shop.receive("tea", 100)
     with persisting(settings):
         wait_for_ledger(settings)
-        eventually("the outbox is empty", lambda: redis.xlen(OUTBOX) == 0)
+        eventually("all is acknowledged", lambda: all_acknowledged(redis))
     return shop
 
 
@@ -132,7 +140,7 @@ async def test_with_kafka_the_relay_and_the_persister_have_a_lag_each(
     happened_before(redis, 7200)
     with relaying(settings), persisting(settings):
         wait_for_ledger(settings)
-        eventually("the outbox is empty", lambda: redis.xlen(OUTBOX) == 0)
+        eventually("all is acknowledged", lambda: all_acknowledged(redis))
     shop.hold("r1", "tea")
     shop.hold("r2", "tea")
     happened_before(redis, 3600, 3600)
@@ -144,7 +152,7 @@ async def test_with_kafka_the_relay_and_the_persister_have_a_lag_each(
         # The outbox still has the first event that the ledger lacks: its age is known.
         assert is_about(found["holdfast_ledger_behind_seconds"], 3600)
         with relaying(settings):
-            eventually("Kafka has them", lambda: redis.xlen(OUTBOX) == 0)
+            eventually("Kafka has them", lambda: all_acknowledged(redis))
         found, partition = await look(client)
         assert partition["relay"] == {"behind_events": 0, "behind_seconds": 0}
         assert (found["holdfast_relay_behind_events"], found["holdfast_outbox_events"]) == (0, 0)

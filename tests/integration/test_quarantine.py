@@ -12,7 +12,6 @@ import msgspec
 import pytest
 from redis import Redis
 
-from engine import keys
 from engine.errors import LedgerError
 from engine.settings import Settings
 from persister import database, quarantine, sieve
@@ -30,6 +29,7 @@ from tests.quarantine_kit import (
     wait_until_stopped,
 )
 from tests.running import (
+    all_acknowledged,
     check_clean,
     eventually,
     ledger_seq,
@@ -60,7 +60,7 @@ def composed(settings: Settings, redis: Redis, stream: Stream) -> Settings:
     for number in range(EVENTS - 1):
         p.hold(f"R{number}", ("A", 1, "X"))
     with relaying(settings):
-        eventually("all is in Kafka", lambda: redis.xlen(keys.outbox(0)) == 0)
+        eventually("all is in Kafka", lambda: all_acknowledged(redis))
     real = messages(settings)
     other = msgspec.structs.replace(settings, kafka_topic=f"test.{uuid.uuid4().hex}")
     ensure_topic(other)

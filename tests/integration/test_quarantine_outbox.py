@@ -11,7 +11,15 @@ import psycopg
 import pytest
 from kit import Partition, confirm, move, reserve
 from redis import Redis
-from running import environment, eventually, holdfast, on_one_redis, persisting, wait_for_ledger
+from running import (
+    all_acknowledged,
+    environment,
+    eventually,
+    holdfast,
+    on_one_redis,
+    persisting,
+    wait_for_ledger,
+)
 
 from engine import keys
 from engine.settings import Settings
@@ -99,7 +107,7 @@ def test_given_it_is_discarded_then_each_event_it_stood_for_is_told(
             wait_until_stopped(settings, number)
             discard(settings, number)
         wait_for_ledger(settings)
-        eventually("the outbox is emptied", lambda: redis.xlen(OUTBOX) == 0)
+        eventually("all is acknowledged", lambda: all_acknowledged(redis))
         shop.hold("later", ("tea", 1, "X"))
         wait_for_ledger(settings)
     assert discards(settings) == [(epoch, seq, reason(number)) for epoch, seq, number in expected]

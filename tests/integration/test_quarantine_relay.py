@@ -30,6 +30,7 @@ from tests.quarantine_kit import (
     wait_until_stopped,
 )
 from tests.running import (
+    all_acknowledged,
     check_clean,
     eventually,
     ledger_seq,
@@ -63,7 +64,7 @@ def test_given_an_entry_the_relay_can_not_read_then_it_is_handed_on_and_handled_
         )
     with relaying(settings), persisting(settings):
         wait_until_stopped(settings, 1)
-        eventually("the outbox is emptied", lambda: redis.xlen(keys.outbox(0)) == 0)
+        eventually("all is acknowledged", lambda: all_acknowledged(redis))
         (kept,) = listed(settings)
         assert "outbox entry 1-4, handed on by the relay" in kept["why"]
         assert (kept["seq"], kept["last_seq"], kept["stopped_here"]) == (1, 4, True)
@@ -97,7 +98,7 @@ def test_given_a_relay_too_old_to_read_an_entry_then_a_newer_persister_does(
             done = cli(settings, "retry", "1")
             assert done.returncode == 0, done.stderr
             assert "can be read by this program: 1-1 receive" in done.stdout
-            eventually("the outbox is emptied", lambda: redis.xlen(keys.outbox(0)) == 0)
+            eventually("all is acknowledged", lambda: all_acknowledged(redis))
     with persisting(settings):
         wait_for_ledger(settings)
         eventually("it stands at nothing", lambda: not stopped_at(settings))
@@ -151,7 +152,7 @@ def test_an_event_of_more_than_a_million_bytes_goes_through_kafka(settings, redi
     assert len(p.events()[-1].to_json()) > 1_100_000
     with relaying(settings), persisting(settings):
         wait_for_ledger(settings)
-        eventually("the outbox is empty", lambda: redis.xlen(keys.outbox(0)) == 0)
+        eventually("all is acknowledged", lambda: all_acknowledged(redis))
     check_clean(settings)
 
 
@@ -169,7 +170,7 @@ def test_given_a_topic_that_takes_less_then_the_relay_says_what_to_do_and_goes_o
     p = Partition(redis)
     skus = stocked(p, 500, 2)
     with relaying(settings), persisting(settings):
-        eventually("the outbox is empty", lambda: redis.xlen(keys.outbox(0)) == 0)
+        eventually("all is acknowledged", lambda: all_acknowledged(redis))
     limit(settings, 20_000)
     for number in range(9):  # in a try each, with the pause between, they would take too long
         p.one(move("receive", f"before-{number}", 1))
@@ -198,7 +199,7 @@ def test_given_what_is_too_large_stands_first_then_nothing_behind_it_is_taken_fo
     p = Partition(redis)
     skus = stocked(p, 1_000, 6)
     with relaying(settings), persisting(settings):
-        eventually("the outbox is empty", lambda: redis.xlen(keys.outbox(0)) == 0)
+        eventually("all is acknowledged", lambda: all_acknowledged(redis))
         wait_for_ledger(settings)
     limit(settings, 100_000)
     take_all(p, skus, 6)

@@ -20,6 +20,7 @@ from persister.relay import Relay
 from tests.kafka_kit import messages, next_offset, produce, relaying, through_kafka, watch_the_relay
 from tests.kit import Partition, put_back, reserve, snapshot
 from tests.running import (
+    all_acknowledged,
     check_clean,
     eventually,
     is_open,
@@ -72,35 +73,35 @@ def stopped(settings: Settings) -> str:
     return found[0][0] or "" if found else ""
 
 
-def test_events_go_through_kafka_in_order_and_the_outbox_is_emptied(settings, redis):
+def test_events_go_through_kafka_in_order_and_the_outbox_is_acknowledged(settings, redis):
     p = filled(redis)
     with relaying(settings), persisting(settings):
         wait_for_ledger(settings)
-        eventually("the outbox is empty", lambda: redis.xlen(keys.outbox(0)) == 0)
+        eventually("all is acknowledged", lambda: all_acknowledged(redis))
     seqs = [from_json(body).seq for body in messages(settings)]
     assert seqs == list(range(1, p.seq() + 1))
     check_mark(settings)
-    assert (p.head()["trimmer"], p.head()["trimmed_seq"]) == ("relay", str(p.seq()))
+    assert (p.head()["trimmer"], p.head()["acknowledged_seq"]) == ("relay", str(p.seq()))
     check_clean(settings)
 
 
-def test_given_deaths_between_produce_and_trim_then_twice_in_kafka_and_once_in_the_ledger(
+def test_given_deaths_between_produce_and_acknowledge_then_twice_in_kafka_and_once_in_the_ledger(
     settings, redis, monkeypatch
 ):
     p = filled(redis)
     deaths = []
-    trim = Outbox.trim
+    acknowledge = Outbox.acknowledge
 
     def die_first(self, *position):
         if len(deaths) < 3:
             deaths.append(position)
             raise RuntimeError("killed")
-        trim(self, *position)
+        acknowledge(self, *position)
 
-    monkeypatch.setattr(Outbox, "trim", die_first)
+    monkeypatch.setattr(Outbox, "acknowledge", die_first)
     with relaying(settings), persisting(settings):
         wait_for_ledger(settings)
-        eventually("the outbox is empty", lambda: redis.xlen(keys.outbox(0)) == 0)
+        eventually("all is acknowledged", lambda: all_acknowledged(redis))
     assert len(deaths) == 3
     assert len(messages(settings)) > p.seq(), "nothing came twice: this test tests nothing"
     assert rows(settings.postgres_url, "SELECT count(*) FROM events") == [(p.seq(),)]
@@ -174,7 +175,7 @@ def test_given_a_message_that_is_no_event_then_it_stops_behind_what_can_be_read(
 def test_given_the_head_of_the_topic_is_deleted_then_what_is_missing_is_told(settings, redis):
     filled(redis)
     with relaying(settings):
-        eventually("all is in Kafka", lambda: redis.xlen(keys.outbox(0)) == 0)
+        eventually("all is in Kafka", lambda: all_acknowledged(redis))
     admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
     at = TopicPartition(settings.kafka_topic, 0, 10)
     for future in admin.delete_records([at]).values():
@@ -188,7 +189,7 @@ def test_given_a_topic_made_anew_then_it_is_read_from_its_beginning(settings, re
     p = filled(redis)
     with relaying(settings), persisting(settings):
         wait_for_ledger(settings)
-        eventually("the outbox is empty", lambda: redis.xlen(keys.outbox(0)) == 0)
+        eventually("all is acknowledged", lambda: all_acknowledged(redis))
     admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
     admin.delete_topics([settings.kafka_topic])[settings.kafka_topic].result()
     for number in range(100):
@@ -225,7 +226,7 @@ def test_given_a_closed_partition_then_nothing_is_sent_and_kafka_is_drained_befo
 ):
     p = filled(redis)
     with relaying(settings):
-        eventually("all is in Kafka", lambda: redis.xlen(keys.outbox(0)) == 0)
+        eventually("all is in Kafka", lambda: all_acknowledged(redis))
         redis.hset(keys.head(0), "run_id", "")
         with persisting(settings):
             assert ledger_seq(settings) == p.seq()
@@ -268,7 +269,7 @@ def test_given_a_change_under_its_feet_then_the_relay_begins_at_the_head_of_the_
         eventually("the relay is the trimmer", lambda: p.head()["trimmer"] == "relay")
         p.hold("later", ("A", 1, "X"))
         wait_for_ledger(settings)
-        eventually("the outbox is empty", lambda: redis.xlen(keys.outbox(0)) == 0)
+        eventually("all is acknowledged", lambda: all_acknowledged(redis))
     check_clean(settings)
 
 
@@ -294,7 +295,7 @@ def test_over_to_kafka_and_back_loses_nothing(settings, redis):
     p.hold("between-1", ("A", 1, "X"))
     with relaying(settings), persisting(settings):
         wait_for_ledger(settings)
-        eventually("the outbox is empty", lambda: redis.xlen(keys.outbox(0)) == 0)
+        eventually("all is acknowledged", lambda: all_acknowledged(redis))
     p.hold("between-2", ("A", 1, "X"))
     with persisting(direct):
         wait_for_ledger(direct)
@@ -309,7 +310,7 @@ def test_over_to_kafka_and_back_loses_nothing(settings, redis):
 def test_given_events_in_kafka_only_then_direct_reading_is_refused_with_what_to_do(settings, redis):
     p = filled(redis)
     with relaying(settings):
-        eventually("all is in Kafka", lambda: redis.xlen(keys.outbox(0)) == 0)
+        eventually("all is in Kafka", lambda: all_acknowledged(redis))
     p.hold("later", ("A", 1, "X"))
     direct = msgspec.structs.replace(settings, kafka_bootstrap="")
     with persisting(direct, until_open=False):
@@ -342,7 +343,7 @@ def test_given_a_redis_that_lost_what_is_in_kafka_only_then_direct_reading_is_re
         eventually("the relay is the trimmer", lambda: p.head()["trimmer"] == "relay")
         before = snapshot(redis)
         p.hold("lost", ("A", 900, "X"))
-        eventually("all is in Kafka", lambda: redis.xlen(keys.outbox(0)) == 0)
+        eventually("all is in Kafka", lambda: all_acknowledged(redis))
     put_back(redis, before)
     with persisting(direct, until_open=False):
         assert "can't be told without Kafka" in eventually("it says why", lambda: stopped(direct))

@@ -13,7 +13,7 @@ from persister.kafka import ensure_topic
 from persister.ledger import KafkaMark, Ledger
 from tests.kafka_kit import messages, produce, relaying, through_kafka, watch_the_relay
 from tests.kit import Partition
-from tests.running import eventually, on_one_redis, persisting, rows
+from tests.running import all_acknowledged, eventually, on_one_redis, persisting, rows
 
 pytestmark = on_one_redis
 
@@ -39,7 +39,7 @@ def test_given_a_closed_partition_when_the_relay_begins_then_nothing_is_sent(set
         assert messages(settings) == []
         assert redis.xlen(keys.outbox(0)) == 4
         p.open()
-        eventually("all is in Kafka", lambda: redis.xlen(keys.outbox(0)) == 0)
+        eventually("all is in Kafka", lambda: all_acknowledged(redis))
     assert len(messages(settings)) == p.seq()
 
 

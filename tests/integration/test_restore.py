@@ -12,6 +12,7 @@ from kafka_kit import relaying, through_kafka
 from kit import EXPIRED, HELD, RELEASED, Partition, confirm, extend, move, release, reserve
 from redis import Redis
 from running import (
+    all_acknowledged,
     check_clean,
     environment,
     eventually,
@@ -371,7 +372,7 @@ def test_given_events_in_kafka_only_then_they_are_restored_too(
             sell(p, "s")
             wait_for_ledger(through)
         sell(p, "kafka")
-        eventually("the outbox is empty", lambda: redis.xlen(keys.outbox(0)) == 0)
+        eventually("all is acknowledged", lambda: all_acknowledged(redis))
     restored = restore(through, into)
     assert restored.seq == p.seq()
     with connect_redis(into) as other:

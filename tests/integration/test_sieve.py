@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from kit import Partition
 from redis import Redis
-from running import eventually, on_one_redis, persisting, rows
+from running import all_acknowledged, eventually, on_one_redis, persisting, rows
 
 from engine import keys
 from engine.errors import PartitionStopped
@@ -77,7 +77,7 @@ def test_given_nothing_read_yet_then_the_word_about_the_quarantine_stands(
     """A persister that begins anew has nothing at its first reads; what it stopped at is still there."""
     settings = through_kafka(settings, kafka_bootstrap)
     with relaying(settings):
-        eventually("all is in Kafka", lambda: redis.xlen(keys.outbox(0)) == 0)
+        eventually("all is in Kafka", lambda: all_acknowledged(redis))
     produce(settings, b"junk")
     with persisting(settings, until_open=False):
         wait_until_stopped(settings, 1)
@@ -102,7 +102,7 @@ def test_given_a_discarded_entry_of_a_higher_epoch_than_what_follows_then_it_is_
     """Somebody wrote it into the outbox, or the topic; epochs never go back in the ledger."""
     source = through_kafka(settings, kafka_bootstrap)
     with relaying(source):
-        eventually("all is in Kafka", lambda: redis.xlen(keys.outbox(0)) == 0)
+        eventually("all is in Kafka", lambda: all_acknowledged(redis))
     real = messages(source)
     settings = through_kafka(settings, kafka_bootstrap)
     ensure_topic(settings)

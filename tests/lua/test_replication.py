@@ -125,7 +125,7 @@ def test_given_a_server_that_was_a_replica_and_is_promoted_then_it_is_closed_for
     if noticed_by == "sweeper":
         assert sweep(first) == b"partition_closed"
     else:
-        assert p.script("trim", WRITES, "relay:1", 3000, "", "", 0, 0, "")[0] == b"kept"
+        assert p.script("trim", WRITES, "relay:1", 3000, "", "", 0, 0, "", "", 0, 0)[0] == b"kept"
     # What told it is gone after a while without replicas: it is closed all the same.
     forget_replicas(first)
     assert read_server(first).is_own_line

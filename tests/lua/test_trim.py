@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from engine import keys
 from engine.model import Confirm, Release
 from engine.settings import Settings
+from persister.rebuild import packed
 from tests.kit import WRITES, Partition, move, reserve
 
 
@@ -15,8 +17,10 @@ def p(redis):
     return Partition(redis)
 
 
-def trim(p, holder, lease_ms=3000, role="", epoch="", seq=0, size=0, opening=""):
-    answer = p.script("trim", WRITES, holder, lease_ms, role, epoch, seq, size, opening)
+def trim(p, holder, lease_ms=3000, role="", epoch="", seq=0, size=0, opening="", to=None):
+    """Acknowledge up to there, and take all of it away, or ``to``: (epoch, seq, bytes that stay)."""
+    to = (epoch, seq, 0) if to is None else to
+    answer = p.script("trim", WRITES, holder, lease_ms, role, epoch, seq, size, opening, *to)
     return [part.decode() if isinstance(part, bytes) else part for part in answer]
 
 
@@ -146,3 +150,109 @@ def test_given_an_older_head_when_opened_then_what_is_in_the_outbox_counts(p):
     p.redis.hset(keys.head(0), "run_id", "")
     p.open()
     assert p.head()["trimmed_seq"] == "1"
+
+
+def acknowledged(p):
+    """Place and bytes, and what was taken away."""
+    head = p.head()
+    return [head.get(f"acknowledged_{name}") for name in ("epoch", "seq", "bytes")]
+
+
+def sizes_of(p):
+    return [len(fields[b"events"]) for _, fields in p.redis.xrange(keys.outbox(0))]
+
+
+def test_what_is_acknowledged_stays_until_it_is_taken_away(p):
+    for number in range(4):
+        p.receive(f"S{number}", 1)
+    sizes = sizes_of(p)
+    trim(p, "persister", epoch="1", seq=3, size=sum(sizes[:3]), to=("", 0, 0))
+    assert [event.seq for event in p.events()] == [1, 2, 3, 4]
+    assert acknowledged(p) == ["1", "3", str(sum(sizes[:3]))]
+    assert (p.head()["trimmed_seq"], p.head().get("trimmed_bytes")) == ("0", None)
+    trim(p, "persister", to=(1, 2, sizes[2]))
+    assert [event.seq for event in p.events()] == [3, 4]
+    assert (p.head()["trimmed_seq"], p.head()["trimmed_bytes"]) == ("2", str(sum(sizes[:2])))
+    assert acknowledged(p) == ["1", "3", str(sum(sizes[:3]))]
+
+
+def test_given_nothing_behind_what_is_acknowledged_then_that_is_all_there_is(p):
+    """The bytes meet again, and what was replayed, and so never stood in the outbox, counts."""
+    for number in range(3):
+        p.receive(f"S{number}", 1)
+    p.redis.hset(keys.head(0), "seq", 9)
+    trim(p, "persister", epoch="1", seq=2, size=1, to=("", 0, 0))
+    assert acknowledged(p) == ["1", "2", "1"]
+    trim(p, "persister", epoch="1", seq=3, size=1, to=("", 0, 0))
+    assert acknowledged(p) == ["1", "9", p.head()["written_bytes"]]
+    p.receive("later", 1)
+    trim(p, "persister", epoch="1", seq=3, size=1, to=("", 0, 0))
+    assert acknowledged(p)[:2] == ["1", "9"], "never back"
+
+
+@pytest.mark.parametrize("setting", ["outbox_max_events", "outbox_max_bytes"])
+def test_given_entries_that_are_only_kept_then_the_outbox_is_not_full_of_them(redis, setting):
+    p = Partition(redis)
+    p.receive("A", 10)
+    p.hold("R1", ("A", 1, "X"))
+    limit = 2 if setting == "outbox_max_events" else int(p.head()["written_bytes"])
+    p.settings = Settings(**{setting: limit})
+    assert p.one(reserve("R2", ("A", 1, "X"))).status == "backlog_full"
+    trim(p, "persister", epoch="1", seq=2, size=sum(sizes_of(p)), to=("", 0, 0))
+    assert p.redis.xlen(keys.outbox(0)) == 2
+    assert p.one(reserve("R2", ("A", 1, "X"))).status == "reserved"
+
+
+@pytest.mark.parametrize(
+    "fields", [("acknowledged_epoch", "acknowledged_seq", "acknowledged_bytes")]
+)
+def test_given_an_older_head_then_what_was_trimmed_is_what_is_acknowledged(p, fields):
+    """Its trimmer took away at once what was shipped; what it left waits."""
+    p.receive("A", 10)
+    for number in range(3):
+        p.hold(f"R{number}", ("A", 1, "X"))
+    trim(p, "persister", epoch="1", seq=2, size=sum(sizes_of(p)[:2]))
+    p.redis.hdel(keys.head(0), *fields)
+    waiting = int(p.head()["written_bytes"]) - int(p.head()["trimmed_bytes"])
+    p.settings = Settings(outbox_max_events=2)
+    assert p.one(reserve("R9", ("A", 1, "X"))).status == "backlog_full"
+    p.settings = Settings(outbox_max_bytes=waiting)
+    assert p.one(reserve("R9", ("A", 1, "X"))).status == "backlog_full"
+    p.settings = Settings(outbox_max_events=3, outbox_max_bytes=waiting + 1)
+    assert p.one(reserve("R9", ("A", 1, "X"))).status == "reserved"
+    # An older version at work again takes away more than the newer one had acknowledged.
+    p.redis.hset(keys.head(0), mapping={"acknowledged_seq": 1, "acknowledged_bytes": 1})
+    p.settings = Settings(outbox_max_events=4)
+    assert p.one(reserve("R8", ("A", 1, "X"))).status == "reserved"
+
+
+def test_given_a_ledger_that_fell_back_then_what_it_lacks_waits_again(p):
+    for number in range(4):
+        p.receive(f"S{number}", 1)
+    sizes = sizes_of(p)
+    trim(p, "persister", epoch="1", seq=4, size=sum(sizes), to=(1, 1, sum(sizes[1:])))
+    trim(p, "persister", epoch="1", seq=2, size="", to=("", 0, 0))
+    assert acknowledged(p) == ["1", "2", str(sizes[0])]
+    assert [event.seq for event in p.events()] == [2, 3, 4]
+    trim(p, "persister", epoch="1", seq=0, size="", to=("", 0, 0))
+    assert acknowledged(p) == ["1", "1", str(sizes[0])], "what is gone does not wait"
+
+
+@pytest.mark.parametrize(("trimmer", "opening"), [("persister", ""), ("relay", "2")])
+def test_given_another_trimmer_or_opening_then_the_lease_is_kept_and_nothing_taken_away(
+    p, trimmer, opening
+):
+    p.receive("A", 10)
+    p.redis.hset(keys.head(0), "trimmer", trimmer)
+    assert trim(p, "relay:1", opening=opening, to=(1, 1, 0)) == ["kept", trimmer]
+    assert p.redis.xlen(keys.outbox(0)) == 1
+
+
+def test_replayed_events_count_as_acknowledged_where_nothing_waits(p):
+    p.receive("A", 10)
+    trim(p, "persister", epoch="1", seq=1, to=("", 0, 0))
+    event = msgspec.structs.replace(p.events()[0], seq=2, movement_id="in-again")
+    p.redis.hset(keys.head(0), "run_id", "")
+    wire = msgspec.msgpack.encode([packed(event)])
+    assert p.script("replay", WRITES, wire, 60_000, 60_000, 1)[0] == b"replayed"
+    assert (p.seq(), acknowledged(p)[1], p.head()["trimmed_seq"]) == (2, "2", "0")

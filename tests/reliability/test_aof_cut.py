@@ -14,6 +14,7 @@ import pytest
 from kafka_kit import relaying, through_kafka
 from kit import Partition, confirm, move, release, reserve
 from running import (
+    all_acknowledged,
     append_only_file,
     check_clean,
     eventually,
@@ -24,7 +25,6 @@ from running import (
 )
 
 from api.servers import RedisServer, find_redis_binaries
-from engine import keys
 from engine.settings import Settings
 from persister.persister import connect_redis
 
@@ -99,7 +99,7 @@ def test_given_an_append_only_file_cut_by_its_last_second_then_it_heals_and_sell
             )
             buyers.ending.set()
             buyers.join()
-            eventually("all is in Kafka", lambda: redis.xlen(keys.outbox(0)) == 0)
+            eventually("all is in Kafka", lambda: all_acknowledged(redis))
             seq, epoch = Partition.of(redis).seq(), int(Partition.of(redis).head()["epoch"])
             server.kill()
         with append_only_file(server).open("r+b") as file:

@@ -24,7 +24,6 @@ import pytest
 
 from api.kafka_server import KafkaServer
 from api.servers import PostgresServer, RedisServer, choose_redis
-from engine import keys
 from engine.engine import Engine
 from engine.model import Confirm, Line, Movement, Release, Reserve
 from engine.partitions import read_head
@@ -35,7 +34,15 @@ from persister.audit import audit
 from persister.persister import connect_redis
 from persister.reconcile import reconcile
 from tests.kafka_kit import messages
-from tests.running import REPOSITORY, environment, eventually, is_open, ledger_seq, rows
+from tests.running import (
+    REPOSITORY,
+    all_acknowledged,
+    environment,
+    eventually,
+    is_open,
+    ledger_seq,
+    rows,
+)
 
 KILLS = 20
 SKUS = 20
@@ -259,7 +266,7 @@ def test_given_a_storm_of_kills_then_every_acknowledged_reservation_is_in_the_le
         orders.join(30)
     head_seq = read_head(storm.redis, 0).position[1]
     eventually("the ledger has all", lambda: storm.seq() == head_seq, 60)
-    eventually("the outbox is empty", lambda: storm.redis.xlen(keys.outbox(0)) == 0)
+    eventually("all is acknowledged", lambda: all_acknowledged(storm.redis))
 
     assert len(orders.reserved) > 100 * KILLS, orders.unknown
     count = "SELECT body->>'reservation_id', count(*) FROM events WHERE type = 'reserve' GROUP BY 1"

@@ -28,6 +28,13 @@ def test_given_a_number_that_is_none_then_name_and_value_are_told(text: str) -> 
         settings_from({"HOLDFAST_RETENTION_MS": text})
 
 
+def test_how_much_of_what_was_shipped_is_kept_may_be_0() -> None:
+    settings = settings_from({"HOLDFAST_OUTBOX_KEEP_MS": "0", "HOLDFAST_OUTBOX_KEEP_BYTES": "0"})
+    assert (settings.outbox_keep_ms, settings.outbox_keep_bytes) == (0, 0)
+    with pytest.raises(SettingError, match=r"HOLDFAST_OUTBOX_KEEP_MS is '-1'.*from 0 on"):
+        settings_from({"HOLDFAST_OUTBOX_KEEP_MS": "-1"})
+
+
 def test_given_two_partitions_then_it_is_refused() -> None:
     with pytest.raises(SettingError, match="HOLDFAST_PARTITIONS is 2"):
         settings_from({"HOLDFAST_PARTITIONS": "2"})
