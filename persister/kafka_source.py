@@ -118,7 +118,7 @@ class KafkaSource:
             wait_s = 0.0
         return self._batch(events)
 
-    def committed(self, position: Position) -> None:
+    def committed(self, position: Position, known_s: float) -> None:
         """Nothing to do: Kafka keeps what it has, the ledger its mark."""
 
     def pass_over(self, unreadable: Unreadable) -> None:

@@ -42,8 +42,8 @@ class Kept:
             self._parts.append(_Part(mono_s, mono_s, place, bytes_count))
 
     def take_over(self, mono_s: float, *, all_of_it: bool = False) -> Place | None:
-        """The place up to which it has been kept for long enough, or is too much, or ``all_of_it``; None for
-        nothing. It is no longer counted."""
+        """The place up to which it had been kept for long enough at ``mono_s``, or is too much, or
+        ``all_of_it``; None for nothing. It is no longer counted."""
         place = None
         while self._parts and (all_of_it or self._is_over(mono_s)):
             part = self._parts.popleft()
@@ -53,7 +53,8 @@ class Kept:
 
     def _is_over(self, mono_s: float) -> bool:
         is_old = mono_s - self._parts[0].last_s >= self._keep_s
-        return is_old or self.bytes_count > self._bytes_max or not self._bytes_max
+        keeps_nothing = not self._keep_s or not self._bytes_max
+        return keeps_nothing or is_old or self.bytes_count > self._bytes_max
 
     def __len__(self) -> int:
         return len(self._parts)

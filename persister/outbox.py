@@ -119,6 +119,7 @@ class Outbox:
         )  # entries not yet acknowledged, and their bytes
         self._counted: Place = (0, 0)  # up to here head counts bytes as acknowledged
         self._opening = ""
+        self._known_s: float | None = None
 
     def read(self, after: Place, wait_ms: int) -> list[Entry]:
         """Whole entries after (epoch, seq), about 5,000 events; empty where none came in time."""
@@ -177,8 +178,8 @@ class Outbox:
         return int(found[0] or 0)
 
     def keep(self) -> str:
-        """Take or renew the lease (3 s), and take away what was kept for long enough; the role that is the
-        trimmer, '' for none yet.
+        """Take or renew the lease (3 s), and take away what has been kept for long enough; the role that is
+        the trimmer, '' for none yet.
 
         LeaseTaken where another process has it, StoreError where the partition was never opened.
         """
@@ -210,12 +211,15 @@ class Outbox:
             self._kept.add(time.monotonic(), place, kept_bytes)
         return place
 
-    def acknowledge(self, epoch: int, seq: int, opening: str = "") -> None:
+    def acknowledge(
+        self, epoch: int, seq: int, opening: str = "", known_s: float | None = None
+    ) -> None:
         """All up to (epoch, seq) is safe elsewhere; ``opening`` is the epoch that was open when it was read.
-        LeaseTaken where another process has the lease, or head names another role; StoreError where another
-        epoch is open since."""
+        ``known_s``: what was kept for long enough by then is taken away, now and until this is called again;
+        by default by now. LeaseTaken where another process has the lease, or head names another role;
+        StoreError where another epoch is open since."""
         place = (epoch, seq)
-        self._opening = opening
+        self._opening, self._known_s = opening, known_s
         size = counted = 0
         while self._read and self._read[0][0] <= place:
             at, each = self._read.popleft()
@@ -243,7 +247,8 @@ class Outbox:
         all_of_it: bool = False,
     ) -> str:
         p = self._partition
-        to = self._kept.take_over(time.monotonic(), all_of_it=all_of_it)
+        known_s = time.monotonic() if self._known_s is None else self._known_s
+        to = self._kept.take_over(known_s, all_of_it=all_of_it)
         answer: Any = self._scripts.call_sync(
             self._redis,
             "trim",

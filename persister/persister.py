@@ -168,12 +168,14 @@ class Persister:
                 if check_at == 0.0:
                     opener.claim()
                     ledger.go_on()
-                    source.committed(position)
+                else:
+                    ledger.position()  # fails where the session is gone: the ledger may have fallen back
+                source.committed(position, mono_s)
                 check_at = mono_s + (CHECK_CLOSED_S if head is None else CHECK_OPEN_S)
             batch = source.read(position, READ_WAIT_MS)
             if batch.events:
                 position = ledger.write(batch.events, batch.mark)
-                source.committed(position)
+                source.committed(position, mono_s)
             elif self._stopping.is_set() and source.is_drained(position):
                 return position
 

@@ -42,8 +42,8 @@ class Sieve:
     def is_drained(self, position: Position) -> bool:
         return self._source.is_drained(position)
 
-    def committed(self, position: Position) -> None:
-        self._source.committed(position)
+    def committed(self, position: Position, known_s: float) -> None:
+        self._source.committed(position, known_s)
 
     def pass_over(self, unreadable: Unreadable) -> None:
         self._source.pass_over(unreadable)

@@ -73,8 +73,10 @@ class Source(Protocol):
     def is_at_end(self) -> bool:
         """Has all been read, or passed over, that Redis had decided before this was called?"""
 
-    def committed(self, position: Position) -> None:
-        """The ledger has all up to here: the source may forget it, in a while."""
+    def committed(self, position: Position, known_s: float) -> None:
+        """The ledger has all up to here, and has answered since ``known_s`` (monotonic): the source may
+        forget what it has had for a while by then. Whoever was frozen since can't know whether the ledger
+        has fallen back."""
 
 
 def why_not_directly(redis: Redis, outbox: Outbox, partition: int, position: Position) -> str:
@@ -174,8 +176,8 @@ class OutboxSource:
     def is_at_end(self) -> bool:
         return not self._outbox.read(max(self._after, self._behind), 0)
 
-    def committed(self, position: Position) -> None:
-        self._outbox.acknowledge(position.epoch, position.seq)
+    def committed(self, position: Position, known_s: float) -> None:
+        self._outbox.acknowledge(position.epoch, position.seq, known_s=known_s)
 
     def _why_not(self, position: Position) -> str:
         return why_not_directly(self._redis, self._outbox, self._partition, position)

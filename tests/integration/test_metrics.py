@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 import httpx
+import msgspec
 import psycopg
 import pytest
 from kafka_kit import relaying, through_kafka
@@ -51,6 +52,12 @@ def happened_before(redis: Redis, *ages_s: int) -> None:
         was, new = struct.pack(">Q", at_ms), struct.pack(">Q", at_ms - age_s * 1000)
         assert fields[b"events"].count(was) == len(events)
         redis.xadd(OUTBOX, {"events": fields[b"events"].replace(was, new)}, id=entry_id)
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """What is kept after it was shipped is not what these tests are about."""
+    return msgspec.structs.replace(settings, outbox_keep_ms=0)
 
 
 @pytest.fixture

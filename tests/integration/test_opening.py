@@ -207,7 +207,7 @@ async def test_a_persister_that_lost_its_lease_unnoticed_opens_nothing(
     with database.connect(settings.postgres_url) as connection:
         ledger = Ledger(connection, 0)
         assert ledger.lease()
-        source = OutboxSource(redis, p.scripts, 0)
+        source = OutboxSource(redis, p.scripts, settings, 0)
         at = ledger.position()
         opener = Opener(redis, p.scripts, settings, ledger, source)
         pid = connection.info.backend_pid

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -131,6 +132,28 @@ def test_given_more_bytes_than_may_be_kept_then_the_oldest_go(
         assert int(p.head()["trimmed_seq"]) == left[0] - 1
         head = p.head()
         assert int(head["written_bytes"]) - int(head["trimmed_bytes"]) == size_of(redis)
+
+
+def test_given_a_ledger_that_does_not_answer_then_nothing_gets_old(
+    redis: Redis, p: Partition
+) -> None:
+    """A persister that wakes can't know whether the ledger fell back while it was frozen."""
+    sell(p, "r")
+    settings = Settings(outbox_keep_ms=50)
+    source = OutboxSource(redis, p.scripts, settings, 0)
+    source.begin(Position(0, 0))
+    source.read(Position(0, 0), 0)
+    answered_s = time.monotonic()
+    source.committed(Position(1, 11), answered_s)
+    while time.monotonic() < answered_s + 0.2:
+        source.begin(Position(1, 11))
+        source.committed(Position(1, 11), answered_s)
+    assert redis.xlen(OUTBOX) == 11
+    source.committed(Position(1, 11), time.monotonic())
+    eventually(
+        "it is gone",
+        lambda: source.committed(Position(1, 11), time.monotonic()) or not redis.xlen(OUTBOX),
+    )
 
 
 def test_with_0_nothing_is_kept(settings: Settings, redis: Redis, p: Partition) -> None:
@@ -336,5 +359,5 @@ def test_the_bytes_are_those_of_all_partitions_together(redis: Redis, p: Partiti
         source, start = OutboxSource(redis, p.scripts, shared, 0), Position(0, 0)
         source.begin(start)
         source.read(start, 0)
-        source.committed(Position(1, 21))
+        source.committed(Position(1, 21), time.monotonic())
         assert redis.xlen(OUTBOX) == left

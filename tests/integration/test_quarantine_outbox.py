@@ -3,6 +3,7 @@ command line's refusals."""
 
 from __future__ import annotations
 
+import time
 from base64 import b64decode
 from typing import Any
 
@@ -120,14 +121,16 @@ def test_the_bytes_of_what_was_passed_over_count_as_trimmed(redis: Redis, shop: 
     """They are what the limit of the outbox goes by."""
     damage(redis, {1})
     sizes = [len(fields[b"events"]) for _, fields in redis.xrange(OUTBOX)]
-    source, start = OutboxSource(redis, shop.scripts, 0), Position(0, 0)
+    settings = Settings(outbox_keep_ms=0)
+    source, start = OutboxSource(redis, shop.scripts, settings, 0), Position(0, 0)
     source.begin(start)
     unreadable = source.read(start, 0).unreadable
     assert unreadable
     source.pass_over(unreadable)
     assert [event.seq for event in source.read(start, 0).events] == [2, 3, 4, 5, 6, 7]
-    source.committed(Position(1, 5))
+    source.committed(Position(1, 5), time.monotonic())
     assert redis.xlen(OUTBOX) == 2
+    assert int(shop.head()["acknowledged_bytes"]) == sum(sizes[:3])
     assert int(shop.head()["trimmed_bytes"]) == sum(sizes[:3])
 
 

@@ -308,6 +308,7 @@ def test_over_to_kafka_and_back_loses_nothing(settings, redis):
 
 
 def test_given_events_in_kafka_only_then_direct_reading_is_refused_with_what_to_do(settings, redis):
+    settings = msgspec.structs.replace(settings, outbox_keep_ms=0)
     p = filled(redis)
     with relaying(settings):
         eventually("all is in Kafka", lambda: all_acknowledged(redis))

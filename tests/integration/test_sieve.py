@@ -53,7 +53,7 @@ def test_given_a_closed_partition_then_its_head_does_not_tell_what_is_missing(
 ) -> None:
     """It may be an older Redis, or another one: what it says would stand in the ledger for ever."""
     damage(redis, {4})
-    sieve = Sieve(OutboxSource(redis, shop.scripts, 0), ledger, redis)
+    sieve = Sieve(OutboxSource(redis, shop.scripts, settings, 0), ledger, redis)
     at = ledger.write(sieve.read(Position(0, 0), 0).events)
     with pytest.raises(PartitionStopped) as stopped:
         sieve.read(at, 0)

@@ -42,7 +42,9 @@ PARTS = ["http-1", "sweeper", "relay", "persister", "redis", "kafka", "postgresq
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, embedded_kafka: None) -> Iterator[Up]:
-    stack = Up(tmp_path_factory.mktemp("up-kafka") / "stack", "--kafka")
+    # Nothing is kept once it was shipped: some of these tests are about events in Kafka only.
+    data = tmp_path_factory.mktemp("up-kafka") / "stack"
+    stack = Up(data, "--kafka", HOLDFAST_OUTBOX_KEEP_MS="0")
     stack.start()
     receive_stock(stack)
     yield stack
