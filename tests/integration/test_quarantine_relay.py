@@ -44,6 +44,8 @@ pytestmark = on_one_redis
 
 @pytest.fixture
 def settings(settings, kafka_bootstrap) -> Settings:
+    """Nothing is kept once it was shipped: what is left in the outbox is what waits."""
+    settings = msgspec.structs.replace(settings, outbox_keep_ms=0)
     return through_kafka(settings, kafka_bootstrap)
 
 
@@ -110,7 +112,6 @@ def test_given_a_relay_too_old_to_read_an_entry_then_a_newer_persister_does(
 def test_given_an_entry_too_large_to_hand_on_then_the_persister_handles_it_directly(
     settings, redis
 ):
-    settings = msgspec.structs.replace(settings, outbox_keep_ms=0)
     p = Partition(redis)
     p.receive("A", 1_000)
     p.hold("R", ("A", 1, "X"))
@@ -168,7 +169,6 @@ def limit(settings: Settings, size: int) -> None:
 def test_given_a_topic_that_takes_less_then_the_relay_says_what_to_do_and_goes_on_after_it(
     settings, redis, caplog, monkeypatch
 ):
-    settings = msgspec.structs.replace(settings, outbox_keep_ms=0)
     p = Partition(redis)
     skus = stocked(p, 500, 2)
     with relaying(settings), persisting(settings):
