@@ -21,11 +21,11 @@ from bench.place import (
     cpu_s,
     until,
 )
+from engine.acknowledged import is_acknowledged
 from engine.engine import Engine
 from engine.model import Line, Movement, Reserve
 from engine.partitions import read_head
 from engine.settings import Settings
-from persister.outbox import is_acknowledged
 
 EVENTS_A_SECOND = 500_000  # how many events are drained for each second of measuring
 SKUS = 100

@@ -11,6 +11,7 @@ import logging
 
 from redis import Redis
 
+from engine.acknowledged import acknowledged
 from engine.errors import PartitionStopped
 from engine.events import DISCARD, Event
 from engine.partitions import Head, read_head
@@ -19,7 +20,7 @@ from engine.settings import Settings
 from persister.database import QUERIES, Connection
 from persister.holes import holes_of, spans
 from persister.ledger import Ledger, Position
-from persister.outbox import Outbox, acknowledged
+from persister.outbox import Outbox
 from persister.rebuild import Rebuild, events_from
 
 log = logging.getLogger("holdfast.persister")

@@ -13,12 +13,13 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPar
 from confluent_kafka import KafkaError as KafkaCode
 from redis import Redis
 
+from engine.acknowledged import is_acknowledged
 from engine.events import Event
 from engine.settings import Settings
 from persister.kafka import ANSWER_S, KafkaUnavailable, client_settings, ensure_topic
 from persister.ledger import KafkaMark, Position
 from persister.messages import UnreadableMessage, read_message
-from persister.outbox import is_acknowledged, plain
+from persister.outbox import plain
 from persister.shipment import fence
 from persister.sources import Batch, Unreadable
 

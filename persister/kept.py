@@ -7,7 +7,8 @@ from collections import deque
 
 import msgspec
 
-Place = tuple[int, int]
+from engine.acknowledged import Place
+
 #: What is acknowledged within so long is taken away together, which bounds how much there is to remember.
 TOGETHER_S = 0.1
 

@@ -17,11 +17,12 @@ import msgspec
 from redis import Redis
 
 from engine import keys
+from engine.acknowledged import Place, place_and_kept
 from engine.errors import StoreError
 from engine.events import Event, read_entry
 from engine.scripts import Scripts
 from engine.settings import Settings
-from persister.kept import Kept, Place
+from persister.kept import Kept
 
 log = logging.getLogger("holdfast.outbox")
 
@@ -33,13 +34,6 @@ ENTRIES_BACK = 50
 LEASE_MS = 3_000
 #: With so much of its memory in use a server is full soon, and what is only kept must not be why it refuses.
 FULL = 0.9
-_PLACE = (
-    "acknowledged_epoch",
-    "acknowledged_seq",
-    "trimmed_seq",
-    "acknowledged_bytes",
-    "trimmed_bytes",
-)
 #: What reading bytes that somebody else has written can end in.
 UNREADABLE = (msgspec.MsgspecError, ValueError, KeyError, IndexError, TypeError, RecursionError)
 
@@ -62,27 +56,6 @@ class LeaseTaken(StoreError):
 def name_holder(role: str) -> str:
     """A name for the lease that nobody else has: '<role>:…'."""
     return f"{role}:{os.getpid()}-{uuid.uuid4().hex[:8]}"
-
-
-def acknowledged(redis: Redis, partition: int) -> Place:
-    """The place (epoch, seq) up to which all in the outbox is safe elsewhere. Of an older head, which tells
-    only what was trimmed, it is before the first entry."""
-    return _place_and_kept(redis, partition)[0]
-
-
-def _place_and_kept(redis: Redis, partition: int) -> tuple[Place, int]:
-    """The place, and how many bytes of what is up to there are still in the outbox."""
-    found: Any = redis.hmget(keys.head(partition), _PLACE)
-    epoch, seq, trimmed, bytes_count, trimmed_bytes = [
-        int(text) if text and text.isdigit() else 0 for text in found
-    ]
-    return (epoch, max(seq, trimmed)), max(0, bytes_count - trimmed_bytes)
-
-
-def is_acknowledged(redis: Redis, partition: int) -> bool:
-    """Is all that was in the outbox when this was called safe elsewhere?"""
-    epoch, seq = acknowledged(redis, partition)
-    return not redis.xrange(keys.outbox(partition), min=f"{epoch}-{seq + 1}", count=1)
 
 
 class Outbox:
@@ -197,7 +170,7 @@ class Outbox:
         ``has``: the ledger has all up to there. Where that is less it fell back: then head says so, too, and
         nothing above it is taken away.
         """
-        place, kept_bytes = _place_and_kept(self._redis, self._partition)
+        place, kept_bytes = place_and_kept(self._redis, self._partition)
         if has is not None and has < place:
             log.warning(
                 "partition %s: all up to %s-%s was acknowledged, and the ledger is at %s-%s: it fell back,"

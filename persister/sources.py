@@ -8,12 +8,12 @@ from typing import Protocol
 import msgspec
 from redis import Redis
 
+from engine.acknowledged import Place
 from engine.errors import PartitionStopped, StoreError
 from engine.events import Event
 from engine.partitions import read_head, read_server
 from engine.scripts import Scripts
 from engine.settings import Settings
-from persister.kept import Place
 from persister.ledger import KafkaMark, Position
 from persister.messages import check_storable
 from persister.outbox import Entry, Outbox, plain

@@ -29,11 +29,11 @@ from starlette.applications import Starlette
 
 from api.app import make_app
 from api.servers import RedisServer, find_redis_binaries, free_port
+from engine.acknowledged import is_acknowledged
 from engine.partitions import read_head, read_server
 from engine.settings import Settings
 from persister import database
 from persister.audit import audit
-from persister.outbox import is_acknowledged
 from persister.persister import Persister, connect_redis
 from persister.reconcile import reconcile
 

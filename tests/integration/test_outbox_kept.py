@@ -30,12 +30,13 @@ from running import (
 )
 
 from engine import keys
+from engine.acknowledged import acknowledged, is_acknowledged
 from engine.engine import Engine
 from engine.settings import Settings
 from persister import database, heal
 from persister.heal import check_outbox
 from persister.ledger import Ledger, Position
-from persister.outbox import Outbox, acknowledged, is_acknowledged
+from persister.outbox import Outbox
 from persister.sources import OutboxSource
 
 pytestmark = on_one_redis

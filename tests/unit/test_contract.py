@@ -86,7 +86,7 @@ def test_a_header_describes_keys_and_argv_that_the_script_uses(name: str) -> Non
         paragraph = re.search(rf"^-- {kind}\s+1 (.*?)^-- [A-Z]", header, re.MULTILINE | re.DOTALL)
         assert paragraph, f"{name}.lua has no {kind} paragraph"
         described = 1 + len(re.findall(r"^--\s+\d+ ", paragraph[1], re.MULTILINE))
-        used = {int(number) for number in re.findall(rf"{kind}\[(\d)\]", code)}
+        used = {int(number) for number in re.findall(rf"{kind}\[(\d+)\]", code)}
         assert used <= set(range(1, described + 1)), (name, kind)
         if kind == "ARGV":
             assert used == set(range(1, described + 1)), name
