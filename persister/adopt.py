@@ -284,7 +284,7 @@ class _Work:
             outbox = Outbox(redis, self._scripts, partition, OutboxSource.role, OutboxSource.role)
             outbox.keep()
             outbox.become_trimmer()  # what a relay took away was read, or is told by now
-            return self._open_from(OutboxSource(redis, self._scripts, partition))
+            return self._open_from(OutboxSource(redis, self._scripts, settings, partition))
         source = KafkaSource(settings, redis, partition, self._ledger.kafka_mark())
         try:
             return self._open_from(source)

@@ -73,7 +73,7 @@ class Readable:
         return found
 
     def _outbox(self, after: Position) -> Iterator[Event]:
-        source = OutboxSource(self._redis, self._scripts, self._ledger.partition)
+        source = OutboxSource(self._redis, self._scripts, self._settings, self._ledger.partition)
         place = after
         while True:
             batch = source.read(place, 0)
