@@ -43,6 +43,12 @@ from persister.restore import restore
 
 
 @pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Nothing is kept in the outbox once it was shipped: what the ledger loses is lost."""
+    return msgspec.structs.replace(settings, outbox_keep_ms=0)
+
+
+@pytest.fixture
 def lost(settings: Settings, redis: Redis) -> tuple[Settings, Partition]:
     return lose_events(settings, redis)
 
