@@ -45,9 +45,14 @@ run: $(STAMP)
 test: $(EXTRAS)
 	$(VENV)/bin/python -m pytest -n 3
 
-# What takes longer than a developer waits for: 200 rounds of the storm of frozen processes.
+# What takes longer than a developer waits for: 100 kills, 200 rounds of frozen processes, random histories of
+# 500 runs each, and what `make test` plays on one kind of Redis on each.
+lab: export HOLDFAST_LAB_KILLS ?= 20
+lab: export HOLDFAST_LAB_ROUNDS ?= 200
+lab: export HOLDFAST_LAB_HISTORIES ?= 500
 lab: $(EXTRAS)
-	HOLDFAST_LAB_ROUNDS=$${HOLDFAST_LAB_ROUNDS:-200} $(VENV)/bin/python -m pytest -s tests/reliability/test_freeze_storm.py
+	$(VENV)/bin/python -m pytest -s tests/reliability/test_storm.py tests/reliability/test_freeze_storm.py
+	$(VENV)/bin/python -m pytest -n 3 --all-servers --deselect tests/reliability/test_storm.py --deselect tests/reliability/test_freeze_storm.py
 
 check: $(EXTRAS)
 	$(VENV)/bin/ruff check .

@@ -1,6 +1,7 @@
 """Relay, persister, broker and PostgreSQL are killed again and again while orders come in.
 
 Afterwards every acknowledged reservation is in the ledger exactly once, without a gap, and all agrees.
+Two blows of each kind here; ``make lab`` deals 20 (HOLDFAST_LAB_KILLS).
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from tests.running import (
     rows,
 )
 
-KILLS = 20
+KILLS = int(os.environ.get("HOLDFAST_LAB_KILLS", "2"))
 SKUS = 20
 
 
@@ -172,9 +173,10 @@ class Storm:
     def seq(self) -> int:
         return ledger_seq(self.settings)
 
-    def sent(self) -> int:
-        """Messages in the topic."""
-        return len(messages(self.settings))
+    def has_sent_twice(self) -> bool:
+        """Has a relay died between producing and trimming? Then another one sent the same events."""
+        sent = messages(self.settings)
+        return len(set(sent)) < len(sent)
 
     def moves_on(self) -> None:
         """Events go all the way again."""
@@ -260,6 +262,9 @@ def test_given_a_storm_of_kills_then_every_acknowledged_reservation_is_in_the_le
         for blow in blows:
             storm.moves_on()
             blow(storm)
+        while not storm.has_sent_twice():
+            storm.moves_on()
+            kill_relay_between_produce_and_trim(storm)
         storm.moves_on()
     finally:
         orders.ending.set()
@@ -278,5 +283,4 @@ def test_given_a_storm_of_kills_then_every_acknowledged_reservation_is_in_the_le
     with database.connect(settings.postgres_url) as connection:
         assert msgspec.to_builtins(audit(connection).findings) == []
         assert reconcile(storm.redis, connection).differences == []
-    assert storm.sent() > head_seq, "nothing was sent twice: no relay died before it trimmed"
     assert "CRITICAL" not in storm.log()
