@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from engine.errors import HoldfastError
+
 RECOMMENDED_REDIS = (7, 0, 0)
 INSTALL_REDIS = "install redis-server 7.0 or newer (apt install redis-server, brew install redis)"
 
 
-class ServerError(Exception):
-    """One line for the user: what was wrong, which value, what to do."""
+class ServerError(HoldfastError):
+    """A server of the machine can't be found, started or asked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ import msgspec
 
 from api import local
 from api.cli_kit import data_dir_option, fail, read_settings
-from api.probes import call
-from api.supervisor import read_state, state_file
+from api.service_calls import call
+from api.state_file import read_state, state_file
 from api.terminal import tell
 from engine.addresses import service_fault, service_of
 from engine.engine import Engine

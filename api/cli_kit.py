@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,7 +17,6 @@ import msgspec
 from api import local
 from engine.addresses import printable
 from engine.settings import Settings, settings_from
-from persister.outbox import plain
 
 
 def fail(text: object) -> NoReturn:
@@ -49,8 +51,9 @@ def settings_of_ledger(data_dir: Path | None) -> Settings:
 def check_text(name: str, text: str, pattern: str, length_max: int) -> None:
     """Ends the command where an option's text is not what the ledger keeps."""
     if not text.strip() or not re.match(pattern, text):
-        shown = plain(repr(text[:60]))
-        fail(f"{name} is {shown}; it must be 1 to {length_max:,} characters, no control character")
+        fail(
+            f"{name} is {text[:60]!r}; it must be 1 to {length_max:,} characters, no control character"
+        )
 
 
 data_dir_option = click.option(
@@ -64,3 +67,20 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 def json_text(content: Any) -> str:
     """JSON as a person reads it."""
     return msgspec.json.format(msgspec.json.encode(content)).decode()
+
+
+def collect_seldom() -> None:
+    """Cyclic garbage is rare here, and looking for it at the usual rate took a fifth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
+
+
+def on_end(action: Callable[[], None]) -> None:
+    """Call ``action`` on SIGINT and SIGTERM."""
+
+    def handler(signum: int, frame: Any) -> None:
+        action()
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, handler)

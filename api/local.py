@@ -1,21 +1,11 @@
-"""The embedded stack, `holdfast up`: Redis, PostgreSQL, Kafka where wanted, and our own processes.
+"""The data directory of a stack, and where the servers of the one that runs on it are."""
 
-Everything lives in one data directory: redis/, postgres/, kafka/, logs/, stack.json and lock.
-Whatever else is there is left alone.
-"""
-
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from api.address import check_exposure
-from api.servers import ServerError
-from api.stack import Options, Stack
-from api.supervisor import State, read_state
-from engine.addresses import printable
-
-__all__ = ["DEFAULT_DATA_DIR", "Options", "Servers", "data_dir_from", "discover", "up"]
+from api.binaries import ServerError
+from api.state_file import State, read_state
 
 DEFAULT_DATA_DIR = Path(".holdfast")
 
@@ -55,26 +45,3 @@ def discover(data_dir: Path, environ: Mapping[str, str]) -> Servers:
     of_stack = state.kafka_bootstrap if redis_url == state.redis_url else None
     kafka_bootstrap = environ.get("HOLDFAST_KAFKA_BOOTSTRAP") or of_stack
     return Servers(redis_url, postgres_url, kafka_bootstrap, state.http_url)
-
-
-def up(options: Options, environ: Mapping[str, str]) -> int:
-    """Run the stack until SIGINT or SIGTERM, then end it in order: 0.
-
-    2, with one line on stderr, where it can't be started. Takes the process over: it must be called
-    in the main thread, and its signal handlers stay, so that no late Ctrl-C ends in a traceback.
-    """
-    try:
-        _check(options)
-        return Stack(options, environ).run()
-    except ServerError as error:
-        line = str(error)
-    except OSError as error:
-        line = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
-    print(f"holdfast: {printable(line)}", file=sys.stderr)
-    return 2
-
-
-def _check(options: Options) -> None:
-    if options.workers < 1:
-        raise ServerError(f"--workers {options.workers}: at least 1 is needed")
-    check_exposure(options.host, options.allow_unauthenticated)

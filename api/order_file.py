@@ -16,6 +16,8 @@ from pathlib import Path
 
 import msgspec
 
+from engine.errors import HoldfastError
+
 #: A quoted field may hold line breaks; a quote that stays open for longer is a broken line.
 LINES_MAX_RECORD = 8
 
@@ -41,8 +43,8 @@ _GROUP = re.compile(r"[+-]?[0-9]{1,3}")
 _THREE = re.compile(r"[0-9]{3}(?:\.[0-9]+)?")
 
 
-class OrderFileError(Exception):
-    """The file as a whole can't be played; the message is one line for a person."""
+class OrderFileError(HoldfastError):
+    """The file as a whole can't be played."""
 
 
 class Reason(StrEnum):

@@ -20,6 +20,7 @@ import orjson
 from api.orders import Kind, Movement, Plan, Sale
 from api.replay_summary import Changed, Summary, percentile
 from engine.addresses import service_fault, service_of
+from engine.errors import HoldfastError
 from engine.statuses import RETRYABLE
 
 OPERATIONS_MAX = 2_000
@@ -38,8 +39,8 @@ _KINDS = {
 }
 
 
-class ReplayError(Exception):
-    """The replay can't go on; the message is one line for a person."""
+class ReplayError(HoldfastError):
+    """The replay can't go on."""
 
 
 class Schedule:

@@ -16,7 +16,7 @@ from api.handlers import engine_of
 from api.ledger_reader import Connection, LedgerReader, fetch
 from api.problems import Problem
 from api.selling import NotSelling
-from api.supervisor import failing_children
+from api.state_file import failing_children
 from engine.addresses import why
 from engine.states import PartitionState, Place, RedisState, Waiting
 

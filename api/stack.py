@@ -23,8 +23,6 @@ from api.probes import (
     probe_kafka,
     probe_postgres,
     probe_redis,
-    readiness,
-    stopped,
 )
 from api.processes import identify
 from api.servers import (
@@ -35,15 +33,13 @@ from api.servers import (
     choose_redis,
     port_is_free,
 )
+from api.service_calls import readiness, stopped
+from api.state_file import Part, State, read_state, write_state
 from api.supervisor import (
     DirectoryLock,
-    Part,
     Program,
-    State,
     Supervisor,
     end_leftovers,
-    read_state,
-    write_state,
 )
 from api.welcome import curl_lines, fill_demo_stock
 from engine.addresses import printable

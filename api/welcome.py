@@ -4,7 +4,7 @@ import http.client
 import json
 from collections.abc import Callable
 
-from api.probes import call
+from api.service_calls import call
 
 _DEMO_STOCK = {
     "tea": 250,

@@ -6,8 +6,9 @@
     ├── SettingError         a setting has a value that can't be used
     ├── StoreError           Redis can't do its work as it is set up
     │   └── ScriptError      a script refused its arguments: a mistake in this program
-    └── LedgerError          PostgreSQL can't do its work as it is set up
-        └── PartitionStopped  the ledger of one partition must not go on
+    ├── LedgerError          PostgreSQL can't do its work as it is set up
+    │   └── PartitionStopped  the ledger of one partition must not go on
+    └── ServerError, OrderFileError, ReplayError of api/
 """
 
 from __future__ import annotations

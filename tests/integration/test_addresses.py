@@ -19,7 +19,7 @@ from api import replay
 from api.orders import CHARGE_CODES, read_plan
 from api.processes import identify
 from api.servers import RedisServer
-from api.supervisor import State, write_state
+from api.state_file import State, write_state
 from engine.addresses import (
     kafka_fault,
     place_of,

@@ -25,10 +25,7 @@ from api.servers import (
     free_port,
     port_is_free,
 )
-from api.supervisor import (
-    State,
-    write_state,
-)
+from api.state_file import State, write_state
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:

@@ -11,17 +11,8 @@ from test_servers import redis_server, wait_until
 
 from api.processes import ProcessId, identify
 from api.servers import RedisServer, Server, ServerError
-from api.supervisor import (
-    DirectoryLock,
-    Part,
-    Program,
-    State,
-    Supervisor,
-    end_leftovers,
-    failing_children,
-    read_state,
-    write_state,
-)
+from api.state_file import Part, State, failing_children, read_state, write_state
+from api.supervisor import DirectoryLock, Program, Supervisor, end_leftovers
 
 __all__ = ["redis_server"]
 

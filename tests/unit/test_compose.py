@@ -6,6 +6,7 @@ import re
 import subprocess
 from xml.etree import ElementTree
 
+import click
 import msgspec
 import pytest
 from composed import COMPOSE, OURS, SERVICES, words_of
@@ -28,7 +29,8 @@ def test_every_part_has_a_service() -> None:
 def test_our_commands_exist_with_these_options(name: str) -> None:
     words = words_of(name)
     assert words[0] == "holdfast"
-    command = cli.commands[words[1]]
+    command = cli.get_command(click.Context(cli), words[1])
+    assert command is not None
     context = command.make_context(words[1], words[2:])
     assert context.params.get("port", 8080) == 8080
 
