@@ -80,7 +80,7 @@ class _Page:
             place: Place = (row["partition"], row["epoch"], row["seq"])
             life = found.get(place)
             if life is None:
-                continue  # a row that no event stands for; 'holdfast audit' tells of it
+                continue  # it began earlier, or no event stands for the row: 'holdfast audit' tells
             told = _told(life, events[0]["now_ms"])
             if self._status is not None and told.status != self._status:
                 continue

@@ -55,7 +55,7 @@ def apply(event: Event, live: dict[str, Live]) -> None:
     if event.type == ADOPT:
         live.pop(reservation_id, None)
         if event.status is State.HELD:
-            live[reservation_id] = _adopted(event, reservation_id)
+            live[reservation_id] = adopted(event)
     elif event.type == "reserve":
         live[reservation_id] = Live(
             reservation_id=reservation_id,
@@ -73,10 +73,18 @@ def apply(event: Event, live: dict[str, Live]) -> None:
         change(event, live[reservation_id])
 
 
-def _adopted(event: Event, reservation_id: str) -> Live:
-    parts = event.parts or (0,) * (2 * len(event.lines))
+def adopted(event: Event) -> Live:
+    """The reservation as an adopt event tells it; it may have ended."""
+    parts = event.parts or [
+        units
+        for line in event.lines
+        for units in (
+            line.quantity * (event.status is State.CONFIRMED),
+            line.quantity * (event.status is State.RELEASED),
+        )
+    ]
     return Live(
-        reservation_id=reservation_id,
+        reservation_id=event.reservation_id or "",
         order_id=event.order_id or "",
         customer_id=event.customer_id,
         fingerprint=event.fingerprint or "",

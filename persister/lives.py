@@ -6,22 +6,23 @@ from collections.abc import Iterable
 
 import msgspec
 
-from engine.events import Event
+from engine.events import ADOPT, Event
 from engine.statuses import State
-from persister.live import ENDING, Live, apply, change
+from persister.live import ENDING, Live, adopted, apply, change
 
 Place = tuple[int, int, int]
 
 
 class Life(msgspec.Struct):
-    """A reservation from its reserve on; ``held`` what it held, and what was taken of each line."""
+    """A reservation from its reserve on, or from where a ledger took it over that had lost that; ``held``
+    what it held, and what was taken of each line."""
 
     held: Live
     status: State = State.HELD
 
 
 def lives(events: Iterable[Event]) -> dict[Place, Life]:
-    """The lives in these events, by partition, epoch and seq of the reserve that began each.
+    """The lives in these events, by partition, epoch and seq of the event that began each.
 
     The events of a partition in order, those of a reservation all of them. An id that is used again once
     it is forgotten begins another life.
@@ -39,10 +40,15 @@ def lives(events: Iterable[Event]) -> dict[Place, Life]:
             found[event.partition, event.epoch, event.seq] = current[key]
         elif key in current and current[key].status is State.HELD:
             _go_on(current[key], event)
+        elif event.type == ADOPT and event.status is not None:
+            current[key] = Life(adopted(event), event.status)
+            found[event.partition, event.epoch, event.seq] = current[key]
     return found
 
 
 def _go_on(life: Life, event: Event) -> None:
+    if event.type == ADOPT and event.status is not None:
+        life.held = adopted(event)
     if event.type in ("extend", "confirm", "release"):
         change(event, life.held)
     if event.status not in ENDING:

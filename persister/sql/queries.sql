@@ -237,7 +237,8 @@ LEFT JOIN LATERAL (
 ) AS e ON true
 
 -- name: reservations_begun
--- The first line of each reserve, after the places; merged as movements_after is.
+-- The first line of each reserve, and of each adopt event, which may tell of a reservation whose reserve the
+-- ledger has lost; after the places, merged as movements_after is.
 SELECT partition, epoch, seq, 1 AS line, reservation_id
 FROM (
   SELECT m.*, max(m.occurred_at) OVER (PARTITION BY m.partition ORDER BY m.seq) AS told_at
@@ -246,7 +247,7 @@ FROM (
     %(lines)s::integer[]) AS place (partition, epoch, seq, line) USING (partition)
   CROSS JOIN LATERAL (
     SELECT * FROM movements m
-    WHERE m.partition = p.partition AND m.type = 'reserve' AND m.line = 1
+    WHERE m.partition = p.partition AND m.type IN ('reserve', 'adopt') AND m.line = 1
       AND (m.seq, m.line) > (coalesce(place.seq, 0), coalesce(place.line, 0))
       AND (%(order_id)s::text IS NULL OR m.order_id = %(order_id)s)
       AND (%(customer_id)s::text IS NULL OR m.customer_id = %(customer_id)s)

@@ -27,10 +27,12 @@ from running import (
     environment,
     eventually,
     holdfast,
+    in_process,
     is_open,
     on_one_redis,
     persisting,
     rows,
+    until_ready,
     wait_for_ledger,
 )
 
@@ -95,6 +97,26 @@ def test_given_a_ledger_that_lost_events_then_it_takes_over_what_redis_has_and_t
     check_clean(settings)
     check_told(settings)
     assert "nothing is missing" in adopt(settings)
+
+
+@on_one_redis
+@pytest.mark.anyio
+async def test_after_it_each_reservation_is_listed_as_it_reads_by_its_id(
+    lost: tuple[Settings, Partition],
+) -> None:
+    """Also what was reserved, confirmed in part or extended in the hole. Who came and went within it is in no
+    ledger any more."""
+    settings, _ = lost
+    adopt(settings)
+    async with in_process(settings) as client:
+        await until_ready(client)
+        for name in ("new", "stays", "ends", "lapses", "parted", "longer", "two"):
+            kept = (await client.get(f"/v1/reservations/{name}")).json()
+            asked = {"order_id": f"order-{name}"}
+            listed = (await client.get("/v1/reservations", params=asked)).json()["reservations"]
+            assert listed == [kept]
+        gone = await client.get("/v1/reservations", params={"order_id": "order-gone"})
+        assert gone.json()["reservations"] == []
 
 
 def test_given_nothing_is_missing_then_it_says_so_and_changes_nothing(

@@ -5,9 +5,9 @@ DROP INDEX movements_by_stock;
 CREATE INDEX movements_by_sku ON movements (partition, sku, seq, location);
 CREATE INDEX movements_by_location ON movements (partition, location, seq);
 CREATE INDEX movements_by_type ON movements (partition, type, seq);
--- One row a reservation: the first line of its reserve.
+-- One row a reservation: the first line of its reserve (or of what a ledger took over that had lost that).
 CREATE INDEX movements_by_customer ON movements (partition, customer_id, seq)
-    WHERE customer_id IS NOT NULL AND type = 'reserve' AND line = 1;
+    WHERE customer_id IS NOT NULL AND type IN ('reserve', 'adopt') AND line = 1;
 CREATE INDEX events_by_time ON events (partition, occurred_at);
 -- Extends have no movements to find them by.
 CREATE INDEX events_extends ON events ((body->>'reservation_id')) WHERE type = 'extend';
