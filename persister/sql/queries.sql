@@ -502,8 +502,10 @@ VALUES (%(reconciliation_id)s, %(partition)s, %(started_at)s, now(), %(duration_
 
 -- name: latest_reconciliation
 SELECT reconciliation_id, partition, started_at, finished_at, duration_ms, checked,
-  reservations_checked, differences, repaired, repaired_by, trigger, clean
-FROM reconciliations ORDER BY reconciliation_id DESC LIMIT 1
+  reservations_checked, differences, repaired, repaired_by, trigger, clean,
+  (SELECT coalesce(json_agg(h.body ORDER BY h.from_seq), '[]') FROM holes h
+   WHERE h.partition = r.partition) AS holes
+FROM reconciliations r ORDER BY reconciliation_id DESC LIMIT 1
 
 -- name: event_up_to
 SELECT epoch, seq, (extract(epoch FROM occurred_at) * 1000)::bigint, type FROM events

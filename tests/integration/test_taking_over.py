@@ -101,7 +101,7 @@ def test_given_a_ledger_that_lost_events_then_it_takes_over_what_redis_has_and_t
 
 @on_one_redis
 @pytest.mark.anyio
-async def test_after_it_each_reservation_is_listed_as_it_reads_by_its_id(
+async def test_after_it_each_reservation_is_listed_as_it_reads_by_its_id_and_a_run_tells_the_hole(
     lost: tuple[Settings, Partition],
 ) -> None:
     """Also what was reserved, confirmed in part or extended in the hole. Who came and went within it is in no
@@ -117,6 +117,10 @@ async def test_after_it_each_reservation_is_listed_as_it_reads_by_its_id(
             assert listed == [kept]
         gone = await client.get("/v1/reservations", params={"order_id": "order-gone"})
         assert gone.json()["reservations"] == []
+        run = (await client.post("/v1/reconciliations")).json()
+        assert run["clean"] and [hole["by"] for hole in run["holes"]] == ["kim"]
+        latest = (await client.get("/v1/reconciliations/latest")).json()
+        assert latest["holes"] == run["holes"]
 
 
 def test_given_nothing_is_missing_then_it_says_so_and_changes_nothing(
