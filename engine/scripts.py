@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ NAMES = tuple(sorted(path.stem for path in LUA.glob("*.lua")))
 _INCLUDE = re.compile(r"^--- @include (\S+)$", re.MULTILINE)
 
 
+@cache
 def assemble(name: str) -> str:
-    """The text of ``lua/<name>.lua`` with all it includes, each file once, first line kept."""
+    """The text of ``lua/<name>.lua`` with all it includes, each file once, first line kept. As it was when it
+    was first asked for: an upgrade on the disk doesn't reach a running process."""
     seen: set[Path] = set()
 
     def text_of(path: Path) -> str:
