@@ -25,7 +25,7 @@ import psutil  # type: ignore[import-untyped]
 from api.private import Owner, write_private
 from api.privileges import hand_over_all, let_reach, let_run
 from api.processes import ProcessId, last_line, processes_in, spawn
-from api.servers import Server, ServerError, free_port
+from api.servers import Server, ServerError, free_port, port_is_free
 
 _HOST = "127.0.0.1"
 _JAVA_MIN = 17
@@ -105,11 +105,19 @@ class KafkaServer(Server):
         super().__init__("kafka", directory, port, log)
         self._owner = owner
         self.controller_port = controller_port or free_port()
+        self._chooses_controller_port = not controller_port
         while not controller_port and self.controller_port == self.port:
             self.controller_port = free_port()
         self.data = self.directory / "data"
         self._install = find_kafka()
         self.version = self._install.version
+
+    def _chooses_again(self) -> bool:
+        chosen = super()._chooses_again()
+        if self._chooses_controller_port and not port_is_free(self.controller_port):
+            self.controller_port = free_port()
+            chosen = True
+        return chosen
 
     @property
     def url(self) -> str:

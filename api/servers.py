@@ -56,6 +56,7 @@ __all__ = [
     "port_is_free",
 ]
 
+_PORTS_TRIED = 3
 _START_TIMEOUT_S = 600.0  # loading a large AOF or recovering a ledger takes its time
 _HOST = "127.0.0.1"
 #: pg_hba.conf of a server of ours.
@@ -98,6 +99,7 @@ class Server(Child):
         self.directory = directory.resolve()
         super().__init__(name, (log or self.directory / f"{name}.log").resolve())
         self.port = port or free_port()
+        self._chooses_port = not port
 
     @property
     @abstractmethod
@@ -116,7 +118,24 @@ class Server(Child):
         return self.answers()
 
     def start(self) -> None:
-        """Launch and wait until it serves clients; ServerError (and nothing left) if it won't."""
+        """Launch and wait until it serves clients; ServerError (and nothing left) if it won't. Where somebody
+        took a port meanwhile that it had chosen itself, it chooses another."""
+        for _ in range(_PORTS_TRIED - 1):
+            try:
+                return self._start()
+            except ServerError:
+                if not self._chooses_again():
+                    raise
+        return self._start()
+
+    def _chooses_again(self) -> bool:
+        """Has somebody taken a port that was its own choice? Then it has another one now."""
+        if not self._chooses_port or port_is_free(self.port):
+            return False
+        self.port = free_port()
+        return True
+
+    def _start(self) -> None:
         self.launch()
         deadline = time.monotonic() + _START_TIMEOUT_S
         while not self.is_ready():

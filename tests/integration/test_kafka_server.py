@@ -193,12 +193,12 @@ def test_a_broker_never_takes_a_stranger_on_its_port_for_itself(
 
 
 def test_why_a_broker_could_not_start_is_told(broker: KafkaServer) -> None:
-    with (
-        listen("127.0.0.1", broker.controller_port),
-        pytest.raises(ServerError, match=r"did not start: .*BindException: .*log: .*kafka\.log"),
-    ):
+    """Its ports were given; one that it chose itself it chooses anew."""
+    told = KafkaServer(broker.directory, controller_port=broker.controller_port)
+    with listen("127.0.0.1", broker.controller_port):
+        with pytest.raises(ServerError, match=r"not start: .*BindException: .*log: .*kafka\.log"):
+            told.start()
         broker.start()
-    broker.start()
     assert broker.is_ready()
 
 

