@@ -12,7 +12,7 @@ import click
 import msgspec
 from rich.console import Console
 
-from api.cli_kit import data_dir_option, fail, json_option, json_text, settings_of_stack
+from api.cli_kit import data_dir_option, fail, json_option, json_text, settings_of_ledger
 from api.moments import moment
 from api.schema import rfc3339
 from api.terminal import tell
@@ -41,7 +41,7 @@ def audit_command(
     """Prove that the ledger is whole and unchanged. Exit code 0 clean, 1 something wrong, 2 could
     not run."""
     since_ms = None if since is None else _since_ms(since)
-    settings, _ = settings_of_stack(data_dir)
+    settings = settings_of_ledger(data_dir)
     earlier = read_anchors(anchor) if anchor else {}
     console = Console(stderr=True)
     with (

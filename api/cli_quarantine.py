@@ -17,7 +17,7 @@ from api.cli_kit import (
     fail,
     json_option,
     json_text,
-    settings_of_stack,
+    settings_of_ledger,
 )
 from api.schema import rfc3339
 from api.terminal import cell, tell
@@ -41,7 +41,7 @@ def quarantine_group() -> None:
 @json_option
 def list_command(with_ended: bool, data_dir: Path | None, as_json: bool) -> None:
     """What could not be read. Exit code 0 nothing is open, 1 something is, 2 could not look."""
-    settings, _ = settings_of_stack(data_dir)
+    settings = settings_of_ledger(data_dir)
     with database.connect(settings.postgres_url) as connection:
         found = items(connection)
     count = sum(each.state == "open" for each in found)
@@ -60,7 +60,7 @@ def list_command(with_ended: bool, data_dir: Path | None, as_json: bool) -> None
 def retry_command(quarantine_id: int, data_dir: Path | None) -> None:
     """Can this program read it? After an upgrade, say. Exit code 0 yes, 1 no, 2 could not look or
     there is nothing to handle."""
-    settings, _ = settings_of_stack(data_dir)
+    settings = settings_of_ledger(data_dir)
     with database.connect(settings.postgres_url) as connection:
         found = item(connection, quarantine_id)
     if found.state != "open":
@@ -93,7 +93,7 @@ def discard_command(quarantine_id: int, by: str, reason: str, data_dir: Path | N
     2 could not be done."""
     check_text("--by", by, TEXT_PATTERN, 128)
     check_text("--reason", reason, LONG_TEXT_PATTERN, 1_000)
-    settings, _ = settings_of_stack(data_dir)
+    settings = settings_of_ledger(data_dir)
     with database.connect(settings.postgres_url) as connection:
         found = discard(connection, quarantine_id, by=by, reason=reason)
     tell(
