@@ -19,7 +19,7 @@ from redis.retry import Retry
 
 from engine.addresses import why
 from engine.errors import HoldfastError, PartitionStopped
-from engine.partitions import Head
+from engine.partitions import Head, read_head, read_server
 from engine.scripts import Scripts
 from engine.settings import Settings
 from persister import database
@@ -27,7 +27,7 @@ from persister.heal import check_outbox
 from persister.kafka_source import KafkaSource
 from persister.ledger import Gap, KafkaMark, Ledger, Position
 from persister.opening import Opener
-from persister.ownership import OtherLedger, OtherWriter
+from persister.ownership import OtherLedger, OtherWriter, Ownership
 from persister.sieve import Sieve
 from persister.sources import OutboxSource, Source, hand_over
 
@@ -61,9 +61,8 @@ class Persister:
         self._partition = partition
         self._stopping = threading.Event()
         self._last_word = ("", 0.0)
-        self._reread_at: Position | None = (
-            None  # where the whole topic was read once because of a gap
-        )
+        # Where all that there is was looked through because of a gap.
+        self._looked_at: Position | None = None
 
     def stop(self) -> None:
         """Ask ``run`` to end: it moves what is in the outbox, 5 s at most, and returns."""
@@ -114,17 +113,46 @@ class Persister:
         try:
             drained_at = self._move_from_kafka(mark, ledger, redis, scripts)
         except Gap as error:
-            if mark is None or self._reread_at == ledger.position():
+            # Kafka may have lost its end, and the relay have gone on from there.
+            if self._looked_at == ledger.position():
                 raise
-            # Kafka may have lost its end, and the relay have gone on from there: other offsets.
+            if self._read_kept(ledger, redis, scripts):
+                return
+            self._looked_at = ledger.position()
+            if mark is None:
+                raise
             log.warning("%s: looking for it from the first message of the topic on", error)
-            try:
-                drained_at = self._move_from_kafka(None, ledger, redis, scripts)
-            except Gap:
-                self._reread_at = ledger.position()
-                raise
+            drained_at = self._move_from_kafka(None, ledger, redis, scripts)
         if drained_at is not None:
             hand_over(redis, scripts, self._settings, self._partition, drained_at)
+
+    def _read_kept(self, ledger: Ledger, redis: Redis, scripts: Scripts) -> bool:
+        """Write into the ledger what the outbox has after its position; false where it lacks that, too. What
+        a closed partition has was not judged yet."""
+        head = read_head(redis, self._partition)
+        if not head.is_open_on(read_server(redis)):
+            return False
+        ownership = Ownership(redis, scripts, ledger.connection, self._partition)
+        source = OutboxSource(redis, scripts, self._settings, self._partition)
+        first = last = ledger.position()
+        try:
+            while last < Position(*head.position) and not self._stopping.is_set():
+                ownership.keep()
+                events = source.read(last, 0).events
+                if not events:
+                    break
+                last = ledger.write(events)
+        except Gap:
+            pass
+        finally:
+            ownership.give_back()
+        if last > first:
+            log.warning(
+                "partition %s: Kafka has lost events that the ledger had not yet; %s to %s are read from what"
+                " the outbox keeps",
+                *(self._partition, first.seq + 1, last.seq),
+            )
+        return last > first
 
     def _move_from_kafka(
         self, mark: KafkaMark | None, ledger: Ledger, redis: Redis, scripts: Scripts

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from redis import Redis
 
+from engine import keys
 from engine.errors import LedgerError
 from engine.settings import Settings
 from persister import database, quarantine, sieve
@@ -199,6 +200,7 @@ def test_given_more_was_discarded_than_is_missing_then_the_event_names_all(setti
 )
 def test_given_more_is_missing_than_was_discarded_then_it_stops(settings, redis, stream, says):
     settings = composed(settings, redis, stream)
+    redis.xtrim(keys.outbox(0), maxlen=0)
     with persisting(settings, until_open=False):
         wait_until_stopped(settings, 1)
         discard_now(settings, 1)
@@ -216,6 +218,7 @@ def test_given_more_is_missing_than_was_discarded_then_it_stops(settings, redis,
 def test_given_an_old_discard_then_it_explains_no_later_gap(settings, redis):
     """The topic is read from its beginning at a gap, and there the junk comes again."""
     other = composed(settings, redis, [1, JUNK, 2, 3])
+    redis.xtrim(keys.outbox(0), maxlen=0)
     with persisting(other, until_open=False):
         wait_until_stopped(other, 1)
         discard_now(other, 1)

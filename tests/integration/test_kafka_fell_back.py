@@ -1,0 +1,96 @@
+"""A Kafka that lost its last messages (a single broker's power cut), or all of them: what the ledger had not
+yet is read from what the outbox still keeps."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from kafka_kit import relaying, through_kafka
+from kit import Partition, confirm
+from redis import Redis
+from running import (
+    all_acknowledged,
+    check_clean,
+    eventually,
+    is_open,
+    on_one_redis,
+    persisting,
+    rows,
+    wait_for_ledger,
+)
+
+from engine import keys
+from engine.settings import Settings
+
+pytestmark = on_one_redis
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_given_kafka_lost_what_the_ledger_had_not_then_it_is_read_from_what_the_outbox_keeps(
+    settings: Settings, redis: Redis, kafka_bootstrap: str, restarted: bool
+) -> None:
+    """``restarted``: and Redis, as after a power cut of the machine that has all of them."""
+    lost = through_kafka(settings, kafka_bootstrap)
+    p = Partition.of(redis)
+    with relaying(lost):
+        with persisting(lost):
+            p.receive("A", 100)
+            wait_for_ledger(lost)
+        for number in range(5):
+            p.hold(f"r{number}", "A")
+        eventually("all is in Kafka", lambda: all_acknowledged(redis))
+    if restarted:
+        redis.hset(keys.head(0), "run_id", "")
+    anew = through_kafka(settings, kafka_bootstrap)
+    with relaying(anew), persisting(anew):
+        assert p.one(confirm("r4")).status == "confirmed"
+        wait_for_ledger(anew)
+        p.hold("after", "A")
+        wait_for_ledger(anew)
+    check_clean(anew)
+    seqs = rows(anew.postgres_url, "SELECT seq FROM events ORDER BY seq")
+    assert seqs == [(seq,) for seq in range(1, p.seq() + 1)]
+
+
+def test_given_the_outbox_keeps_it_no_longer_then_the_partition_stops_and_says_so(
+    settings: Settings, redis: Redis, kafka_bootstrap: str
+) -> None:
+    lost = msgspec.structs.replace(through_kafka(settings, kafka_bootstrap), outbox_keep_ms=0)
+    p = Partition.of(redis)
+    with relaying(lost):
+        with persisting(lost):
+            p.receive("A", 100)
+            wait_for_ledger(lost)
+        p.hold("r1", "A")
+        eventually("nothing is kept", lambda: redis.xlen(keys.outbox(0)) == 0)
+    anew = through_kafka(settings, kafka_bootstrap)
+    with relaying(anew), persisting(anew):
+        p.hold("after", "A")
+        query = "SELECT stopped FROM positions WHERE stopped IS NOT NULL"
+        ((why,),) = eventually("it stops", lambda: rows(anew.postgres_url, query))
+        assert "after event 1-1 came 1-3" in why and is_open(anew.redis_url)
+    assert rows(anew.postgres_url, "SELECT max(seq) FROM events") == [(1,)]
+
+
+def test_given_a_closed_partition_then_its_outbox_is_not_believed(
+    settings: Settings, redis: Redis, kafka_bootstrap: str
+) -> None:
+    """This Redis may be another one, or an older one that went on by itself."""
+    lost = through_kafka(settings, kafka_bootstrap)
+    p = Partition.of(redis)
+    with relaying(lost):
+        with persisting(lost):
+            p.receive("A", 100)
+            wait_for_ledger(lost)
+        p.hold("r1", "A")
+        eventually("all is in Kafka", lambda: all_acknowledged(redis))
+    anew = through_kafka(settings, kafka_bootstrap)
+    with relaying(anew):
+        p.hold("after", "A")
+        eventually("that is in Kafka, too", lambda: all_acknowledged(redis))
+    redis.hset(keys.head(0), "run_id", "")
+    with persisting(anew, until_open=False):
+        query = "SELECT stopped FROM positions WHERE stopped IS NOT NULL"
+        ((why,),) = eventually("it stops", lambda: rows(anew.postgres_url, query))
+    assert "after event 1-1 came 1-3" in why and not is_open(anew.redis_url)
+    assert rows(anew.postgres_url, "SELECT max(seq) FROM events") == [(1,)]
