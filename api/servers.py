@@ -122,11 +122,12 @@ class Server(Child):
         took a port meanwhile that it had chosen itself, it chooses another."""
         for _ in range(_PORTS_TRIED - 1):
             try:
-                return self._start()
+                self._start()
+                return
             except ServerError:
                 if not self._chooses_again():
                     raise
-        return self._start()
+        self._start()
 
     def _chooses_again(self) -> bool:
         """Has somebody taken a port that was its own choice? Then it has another one now."""
