@@ -67,7 +67,8 @@ def adopt_command(
 def _tell_owner(adopted: Adopted, *, dry_run: bool) -> None:
     former = adopted.former or "no ledger"
     if adopted.former == adopted.ledger:
-        nothing = "" if adopted.missing or adopted.goes_on else "; nothing was changed"
+        does_more = adopted.missing or adopted.goes_on or adopted.from_outbox
+        nothing = "" if does_more else "; nothing was changed"
         tell(f"this Redis belongs to ledger {adopted.ledger} already{nothing}")
     elif dry_run:
         tell(f"this Redis names {former}; it would belong to ledger {adopted.ledger}")
@@ -82,6 +83,9 @@ def _tell_missing(adopted: Adopted, *, dry_run: bool) -> None:
         for each in adopted.missing:
             tell(f"events {each[0]:,} to {each[-1]:,} can't be read anywhere any more")
         tell("they would be noted as missing, and what they had changed taken over from Redis")
+    elif adopted.from_outbox:
+        word = "would be" if dry_run else "were"
+        tell(f"nothing is missing: what Kafka lacks the outbox still has; both {word} read")
     elif not adopted.missing and not adopted.goes_on:
         tell("nothing is missing: all that the ledger has not yet can be read by a persister")
     for hole in adopted.holes:

@@ -48,7 +48,7 @@ class Adopted(msgspec.Struct, frozen=True, kw_only=True):
     ``missing``: what can't be read anywhere any more, by partition's seqs; ``holes``: what was noted of it,
     ``reservations`` and ``stock_records`` how many were told, ``unreadable`` the records of Redis that could
     not be, ``epoch`` what was opened then (0: nothing had to be). ``goes_on``: an adoption that was begun
-    before.
+    before. ``from_outbox``: nothing is missing, but only the outbox has some that Kafka lacks.
     """
 
     former: str
@@ -61,6 +61,7 @@ class Adopted(msgspec.Struct, frozen=True, kw_only=True):
     unreadable: list[str] = []
     epoch: int = 0
     goes_on: bool = False
+    from_outbox: bool = False
 
 
 def adopt(
@@ -77,7 +78,8 @@ def adopt(
 
     1. Take the ledger's lease: no persister writes meanwhile.
     2. Look what Kafka (from its first message) and the outbox have of the events after the ledger's.
-       Where nothing is missing there, the persister can read it: only the name is changed.
+       Where nothing is missing there, the persister can read it: only the name is changed. (But for a
+       closed partition, of which Kafka lacks what the outbox has: the persister doesn't believe that one.)
     3. Close the partition; nobody opens it until the adoption is finished.
     4. Write all that can be read into the ledger, note as a hole what is missing between.
     5. Tell by ``adopt`` events where Redis differs from the ledger then.
@@ -110,10 +112,12 @@ def adopt(
         begun = ledger.holes.adoption()
         _check_kafka(settings, ledger, head, without_kafka)
         missing: list[range] = []
+        from_outbox = False
         if begun is None:
-            missing = Readable(settings, redis, scripts, ledger, lambda thing: None).missing(
-                position
-            )
+            readable = Readable(settings, redis, scripts, ledger, lambda thing: None)
+            missing = readable.missing(position)
+            is_closed = not head.is_open_on(read_server(redis))
+            from_outbox = is_closed and not missing and readable.kafka_has_a_gap(position)
         changes = former != ownership.ledger
         told = Adopted(
             former=former,
@@ -121,8 +125,9 @@ def adopt(
             changed=False,
             missing=missing,
             goes_on=begun is not None,
+            from_outbox=from_outbox,
         )
-        if dry_run or not (changes or missing or begun):
+        if dry_run or not (changes or missing or from_outbox or begun):
             return told
         ownership.keep(Claim.ANY)
         try:
@@ -138,7 +143,7 @@ def adopt(
                 }
                 row = connection.execute(QUERIES["note_adoption"], values).fetchone()
                 assert row is not None
-                if missing:
+                if missing or from_outbox:
                     begun = Adoption(row[0], by, reason)
                     ledger.holes.begin(begun.adoption_id)
             told = msgspec.structs.replace(told, changed=changes)

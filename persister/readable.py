@@ -42,9 +42,20 @@ class Readable:
     def events(self, after: Position, *, fenced: bool) -> Iterator[Event]:
         """Each event after a place once, as its opening was allowed to make it. ``fenced``: have no relay
         that began before add any to Kafka meanwhile."""
-        sources = [_rising(self._outbox(after), after.seq)]
+        sources = [self._outbox(after)]
         if self._settings.kafka_bootstrap:
-            sources.append(_rising(self._kafka(fenced), after.seq))
+            sources.append(self._kafka(fenced))
+        yield from self._merged(after, *sources)
+
+    def kafka_has_a_gap(self, after: Position) -> bool:
+        """Does Kafka lack events before others that it has? Whoever reads from there stands at it."""
+        if not self._settings.kafka_bootstrap:
+            return False
+        seqs = [event.seq for event in self._merged(after, self._kafka(fenced=False))]
+        return bool(seqs) and seqs[-1] - after.seq > len(seqs)
+
+    def _merged(self, after: Position, *events: Iterable[Event]) -> Iterator[Event]:
+        sources = [_rising(each, after.seq) for each in events]
         last = after.seq
         for event in heapq.merge(*sources, key=lambda event: event.seq):
             if event.seq > last and not self._ledger.openings.replaced([event]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from adopt_kit import adopt
 from kafka_kit import relaying, through_kafka
 from kit import Partition, confirm
 from redis import Redis
@@ -72,7 +73,7 @@ def test_given_the_outbox_keeps_it_no_longer_then_the_partition_stops_and_says_s
     assert rows(anew.postgres_url, "SELECT max(seq) FROM events") == [(1,)]
 
 
-def test_given_a_closed_partition_then_its_outbox_is_not_believed(
+def test_given_a_closed_partition_then_its_outbox_is_not_believed_until_somebody_adopts_it(
     settings: Settings, redis: Redis, kafka_bootstrap: str
 ) -> None:
     """This Redis may be another one, or an older one that went on by itself."""
@@ -94,3 +95,15 @@ def test_given_a_closed_partition_then_its_outbox_is_not_believed(
         ((why,),) = eventually("it stops", lambda: rows(anew.postgres_url, query))
     assert "after event 1-1 came 1-3" in why and not is_open(anew.redis_url)
     assert rows(anew.postgres_url, "SELECT max(seq) FROM events") == [(1,)]
+
+    for options in ("--dry-run",), ():
+        told = adopt(anew, *options)
+        assert "nothing is missing: what Kafka lacks the outbox still has" in told
+    assert is_open(anew.redis_url)
+    with relaying(anew), persisting(anew):
+        assert p.one(confirm("r1")).status == "confirmed"
+        wait_for_ledger(anew)
+    check_clean(anew)
+    seqs = rows(anew.postgres_url, "SELECT seq FROM events ORDER BY seq")
+    assert seqs == [(seq,) for seq in range(1, p.seq() + 1)]
+    assert "nothing was changed" in adopt(anew)
