@@ -22,10 +22,11 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
+from api.ports import free_port, port_is_free
 from api.private import Owner, write_private
 from api.privileges import hand_over_all, let_reach, let_run
 from api.processes import ProcessId, last_line, processes_in, spawn
-from api.servers import Server, ServerError, free_port, port_is_free
+from api.servers import Server, ServerError
 
 _HOST = "127.0.0.1"
 _JAVA_MIN = 17

@@ -5,7 +5,6 @@ Used by the embedded stack, the tests and the benchmark.
 
 import hashlib
 import os
-import random
 import re
 import shutil
 import signal
@@ -25,6 +24,7 @@ from api.binaries import (
     find_redis_binaries,
     postgres_version,
 )
+from api.ports import free_port, port_is_free
 from api.private import Owner, write_private
 from api.privileges import (
     hand_over,
@@ -52,8 +52,6 @@ __all__ = [
     "ServerError",
     "choose_redis",
     "find_redis_binaries",
-    "free_port",
-    "port_is_free",
 ]
 
 _PORTS_TRIED = 3
@@ -65,31 +63,6 @@ _RULES = """\
 host all         all 127.0.0.1/32 scram-sha-256
 host replication all 127.0.0.1/32 scram-sha-256
 """
-
-
-def free_port() -> int:
-    """A port on 127.0.0.1 that nobody listens on now.
-
-    It lies below the range the kernel takes client ports from: a client that keeps knocking at a
-    server that is down could otherwise be given that very port and keep the server from it.
-    """
-    for _ in range(200):
-        port = random.randint(10_240, _client_ports_begin() - 1)
-        if port_is_free(port):
-            return port
-    raise ServerError(f"no free port on {_HOST}; end some of the programs that listen there")
-
-
-def port_is_free(port: int) -> bool:
-    """Whether a server could listen on 127.0.0.1:port now."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((_HOST, port))
-            probe.listen()
-        except OSError:
-            return False
-    return True
 
 
 class Server(Child):
@@ -394,11 +367,3 @@ def _plain_environ() -> dict[str, str]:
     """Ours without what would change the server: PG… settings and the language of its log."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PG", "LC_"))}
     return kept | {"LC_ALL": "C"}
-
-
-def _client_ports_begin() -> int:
-    try:
-        begin = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    except (OSError, ValueError, IndexError):
-        begin = 32_768
-    return max(begin, 12_000)

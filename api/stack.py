@@ -17,6 +17,7 @@ import msgspec
 from api.address import listen, url_of
 from api.binaries import INSTALL_REDIS, RECOMMENDED_REDIS
 from api.kafka_server import KafkaServer
+from api.ports import port_is_free
 from api.private import Owner, Passwords, prepare, take_passwords
 from api.probes import (
     perhaps_in_kafka,
@@ -31,7 +32,6 @@ from api.servers import (
     Server,
     ServerError,
     choose_redis,
-    port_is_free,
 )
 from api.service_calls import readiness, stopped
 from api.state_file import Part, State, read_state, write_state

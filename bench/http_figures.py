@@ -25,7 +25,7 @@ import uvloop
 
 from api import replay
 from api.orders import read_plan
-from api.servers import free_port
+from api.ports import free_port
 from bench import child
 from bench.figures import Figure, Run, figure, in_turn, say
 from bench.http_client import Done, Orders

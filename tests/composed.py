@@ -16,7 +16,8 @@ import yaml
 from running import REPOSITORY, environment, eventually
 
 from api.kafka_server import KafkaServer
-from api.servers import PostgresServer, RedisServer, Server, choose_redis, free_port
+from api.ports import free_port
+from api.servers import PostgresServer, RedisServer, Server, choose_redis
 
 #: As compose reads it where no variable is set: `${NAME:-default}` is its default.
 COMPOSE: dict[str, Any] = yaml.safe_load(

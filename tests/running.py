@@ -28,7 +28,8 @@ from redis.exceptions import RedisError
 from starlette.applications import Starlette
 
 from api.app import make_app
-from api.servers import RedisServer, find_redis_binaries, free_port
+from api.ports import free_port
+from api.servers import RedisServer, find_redis_binaries
 from engine.acknowledged import is_acknowledged
 from engine.partitions import read_head, read_server
 from engine.settings import Settings

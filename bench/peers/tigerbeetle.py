@@ -21,7 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from api.servers import free_port
+from api.ports import free_port
 from bench.peers.buyers import HOLD_MS, Books, PeerError, Shop, Sold, added_up
 
 ELSEWHERE = (

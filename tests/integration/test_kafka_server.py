@@ -15,8 +15,9 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from api.address import listen
 from api.kafka_server import KafkaServer, find_kafka
+from api.ports import port_is_free
 from api.processes import identify
-from api.servers import ServerError, port_is_free
+from api.servers import ServerError
 from api.supervisor import Supervisor
 
 KILLS = 3

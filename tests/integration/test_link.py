@@ -17,7 +17,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 from running import eventually, on_one_redis, open_by_hand
 
-from api.servers import RedisServer, free_port
+from api.ports import free_port
+from api.servers import RedisServer
 from engine.engine import Engine, connect
 from engine.errors import StoreError
 from engine.link import Link

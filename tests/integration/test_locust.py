@@ -18,7 +18,7 @@ import psycopg
 import pytest
 from running import REPOSITORY, environment, eventually, persisting, rows, served
 
-from api.servers import free_port
+from api.ports import free_port
 from engine import keys
 from engine.settings import Settings
 from persister.persister import connect_redis

@@ -14,6 +14,7 @@ import redis
 
 from api.address import is_loopback, listen, url_of
 from api.local import data_dir_from, discover
+from api.ports import free_port, port_is_free
 from api.processes import ProcessId, identify
 from api.servers import (
     PostgresServer,
@@ -22,8 +23,6 @@ from api.servers import (
     ServerError,
     choose_redis,
     find_redis_binaries,
-    free_port,
-    port_is_free,
 )
 from api.state_file import State, write_state
 

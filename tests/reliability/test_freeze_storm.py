@@ -31,7 +31,8 @@ from running import (
     rows,
 )
 
-from api.servers import RedisServer, choose_redis, free_port
+from api.ports import free_port
+from api.servers import RedisServer, choose_redis
 from engine.partitions import read_head
 from engine.settings import Settings
 from persister.persister import connect_redis
