@@ -190,6 +190,29 @@ def test_given_nothing_behind_what_is_acknowledged_then_that_is_all_there_is(p):
     assert acknowledged(p)[:2] == ["1", "9"], "never back"
 
 
+def test_given_a_place_of_an_earlier_epoch_or_beyond_head_then_it_neither_falls_back_nor_passes(p):
+    """A trimmer that was killed comes again with what it knows."""
+    p.receive("A", 1)
+    p.open()
+    for sku in ("B", "C"):
+        p.receive(sku, 1)
+    trim(p, "persister", epoch="1", seq=99, to=("", 0, 0))
+    assert acknowledged(p)[:2] == ["1", "3"]
+    p.redis.hset(keys.head(0), "acknowledged_seq", 1)
+    trim(p, "persister", epoch="2", seq=2, to=("", 0, 0))
+    trim(p, "persister", epoch="1", seq=1, to=("", 0, 0))
+    assert acknowledged(p)[:2] == ["2", "2"]
+
+
+def test_given_all_is_taken_away_then_nothing_is_kept_any_more(p):
+    """Also of what was replayed, and of bytes that were counted wrong."""
+    p.receive("A", 1)
+    p.redis.hset(keys.head(0), "seq", 9)
+    trim(p, "persister", epoch="1", seq=1, size=1, to=(1, 1, 5))
+    head = p.head()
+    assert (head["trimmed_seq"], head["trimmed_bytes"]) == ("9", head["written_bytes"])
+
+
 @pytest.mark.parametrize("setting", ["outbox_max_events", "outbox_max_bytes"])
 def test_given_entries_that_are_only_kept_then_the_outbox_is_not_full_of_them(redis, setting):
     p = Partition(redis)
