@@ -32,7 +32,7 @@ if not read_head() then
 end
 local kept = redis.call('HMGET', KEYS[1], 'lease', 'lease_until_ms', 'trimmer')
 local left = (whole(kept[2]) or 0) - head.server_ms
-if kept[1] and kept[1] ~= holder and left > 0 and left <= LEASE_MAX_MS then
+if kept[1] ~= holder and left > 0 and left <= LEASE_MAX_MS then
   return {'taken', kept[1], left}
 end
 local trimmer = role ~= '' and role or kept[3] or ''

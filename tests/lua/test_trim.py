@@ -71,6 +71,14 @@ def test_given_a_clock_set_back_then_a_lease_far_away_is_none(p):
     assert trim(p, "relay:2")[0] == "kept"
 
 
+@pytest.mark.parametrize(("ahead_ms", "word"), [(59_000, "taken"), (61_000, "kept")])
+def test_a_lease_of_more_than_a_minute_is_none(p, ahead_ms, word):
+    seconds, _ = p.redis.time()
+    until_ms = seconds * 1000 + ahead_ms
+    p.redis.hset(keys.head(0), mapping={"lease": "relay:1", "lease_until_ms": until_ms})
+    assert trim(p, "persister", role="persister")[0] == word
+
+
 def test_given_no_head_then_nothing_is_written(redis):
     p = Partition(redis)
     redis.flushall()
@@ -211,6 +219,15 @@ def test_given_all_is_taken_away_then_nothing_is_kept_any_more(p):
     trim(p, "persister", epoch="1", seq=1, size=1, to=(1, 1, 5))
     head = p.head()
     assert (head["trimmed_seq"], head["trimmed_bytes"]) == ("9", head["written_bytes"])
+
+
+def test_given_fewer_bytes_than_were_trimmed_then_the_count_does_not_fall(p):
+    for sku in ("A", "B"):
+        p.receive(sku, 1)
+    size = sizes_of(p)[0]
+    trim(p, "persister", epoch="1", seq=1, size=size)
+    trim(p, "persister", to=(1, 1, 5))
+    assert p.head()["trimmed_bytes"] == str(size)
 
 
 @pytest.mark.parametrize("setting", ["outbox_max_events", "outbox_max_bytes"])
