@@ -84,8 +84,10 @@ def _tell_missing(adopted: Adopted, *, dry_run: bool) -> None:
             tell(f"events {each[0]:,} to {each[-1]:,} can't be read anywhere any more")
         tell("they would be noted as missing, and what they had changed taken over from Redis")
     elif adopted.from_outbox:
-        word = "would be" if dry_run else "were"
-        tell(f"nothing is missing: what Kafka lacks the outbox still has; both {word} read")
+        word = "would be" if dry_run else "was"
+        tell(
+            f"nothing is missing: what Kafka lacks the outbox still has, and {word} read from there"
+        )
     elif not adopted.missing and not adopted.goes_on:
         tell("nothing is missing: all that the ledger has not yet can be read by a persister")
     for hole in adopted.holes:

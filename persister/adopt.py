@@ -26,14 +26,14 @@ from persister.database import QUERIES
 from persister.heal import check_outbox, heal
 from persister.holes import Adoption, Hole
 from persister.kafka_source import KafkaSource
-from persister.ledger import Ledger
+from persister.ledger import Ledger, Position
 from persister.opening import Opener
 from persister.outbox import EVENTS_A_READ, LINES_A_READ, Outbox
 from persister.ownership import Claim, Ownership, owner_of
 from persister.persister import connect_redis
 from persister.quarantine import keep
 from persister.readable import Readable
-from persister.sources import OutboxSource, Source, Unreadable
+from persister.sources import OutboxSource, Source, Unreadable, why_not_directly
 from persister.take_over import TakeOver
 
 OPEN_WITHIN_S = 600.0
@@ -79,7 +79,7 @@ def adopt(
     1. Take the ledger's lease: no persister writes meanwhile.
     2. Look what Kafka (from its first message) and the outbox have of the events after the ledger's.
        Where nothing is missing there, the persister can read it: only the name is changed. (But for a
-       closed partition, of which Kafka lacks what the outbox has: the persister doesn't believe that one.)
+       closed partition, of which only the outbox has some: the persister doesn't believe that one.)
     3. Close the partition; nobody opens it until the adoption is finished.
     4. Write all that can be read into the ledger, note as a hole what is missing between.
     5. Tell by ``adopt`` events where Redis differs from the ledger then.
@@ -116,8 +116,8 @@ def adopt(
         if begun is None:
             readable = Readable(settings, redis, scripts, ledger, lambda thing: None)
             missing = readable.missing(position)
-            is_closed = not head.is_open_on(read_server(redis))
-            from_outbox = is_closed and not missing and readable.kafka_has_a_gap(position)
+            if not missing and not head.is_open_on(read_server(redis)):
+                from_outbox = _needs_the_outbox(settings, redis, scripts, readable, position)
         changes = former != ownership.ledger
         told = Adopted(
             former=former,
@@ -154,6 +154,16 @@ def adopt(
         finally:
             with suppress(HoldfastError, RedisError):
                 ownership.give_back()
+
+
+def _needs_the_outbox(
+    settings: Settings, redis: Redis, scripts: Scripts, readable: Readable, position: Position
+) -> bool:
+    """Has the outbox of a closed partition what the persister would not take from there by itself?"""
+    if settings.kafka_bootstrap:
+        return readable.kafka_has_a_gap(position)
+    outbox = Outbox(redis, scripts, readable.partition, OutboxSource.role)
+    return bool(why_not_directly(redis, outbox, readable.partition, position))
 
 
 def _check_kafka(settings: Settings, ledger: Ledger, head: Head, without_kafka: bool) -> None:

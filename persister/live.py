@@ -119,8 +119,9 @@ def change(event: Event, held: Live) -> None:
 
 def keep_live(connection: Connection, partition: int, events: Sequence[Event]) -> None:
     """Bring the table from before these events to after them, in the transaction that runs."""
-    begun = {event.reservation_id for event in events if event.type == "reserve"}
-    touched = {event.reservation_id for event in events if event.reservation_id} - begun
+    # By the first event of each: one that ends here and whose id begins again stands in the table, too.
+    first = {event.reservation_id: event.type for event in reversed(events)}
+    touched = {each for each, kind in first.items() if each and kind != "reserve"}
     staying = {
         event.reservation_id
         for event in events

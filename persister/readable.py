@@ -38,6 +38,7 @@ class Readable:
         self._scripts = scripts
         self._ledger = ledger
         self._on_unreadable = on_unreadable
+        self.partition = ledger.partition
 
     def events(self, after: Position, *, fenced: bool) -> Iterator[Event]:
         """Each event after a place once, as its opening was allowed to make it. ``fenced``: have no relay
@@ -55,12 +56,16 @@ class Readable:
         return bool(seqs) and seqs[-1] - after.seq > len(seqs)
 
     def _merged(self, after: Position, *events: Iterable[Event]) -> Iterator[Event]:
-        sources = [_rising(each, after.seq) for each in events]
+        # An event of an opening that was replaced must not hide the lawful one of its seq.
+        sources = [_rising(self._lawful(each), after.seq) for each in events]
         last = after.seq
         for event in heapq.merge(*sources, key=lambda event: event.seq):
-            if event.seq > last and not self._ledger.openings.replaced([event]):
+            if event.seq > last:
                 last = event.seq
                 yield event
+
+    def _lawful(self, events: Iterable[Event]) -> Iterator[Event]:
+        return (event for event in events if not self._ledger.openings.replaced([event]))
 
     def missing(self, after: Position) -> list[range]:
         """The seqs up to head's that can't be read anywhere. While a relay moves events from here to

@@ -3,10 +3,12 @@ yet is read from what the outbox still keeps."""
 
 from __future__ import annotations
 
+import json
+
 import msgspec
 import pytest
-from adopt_kit import adopt
-from kafka_kit import relaying, through_kafka
+from adopt_kit import adopt, older_copy
+from kafka_kit import messages, produce, relaying, through_kafka
 from kit import Partition, confirm
 from redis import Redis
 from running import (
@@ -107,3 +109,52 @@ def test_given_a_closed_partition_then_its_outbox_is_not_believed_until_somebody
     seqs = rows(anew.postgres_url, "SELECT seq FROM events ORDER BY seq")
     assert seqs == [(seq,) for seq in range(1, p.seq() + 1)]
     assert "nothing was changed" in adopt(anew)
+
+
+def test_given_kafka_is_gone_for_good_and_the_outbox_keeps_all_then_adopting_opens_without_it(
+    settings: Settings, redis: Redis, kafka_bootstrap: str
+) -> None:
+    """Direct reading alone refuses: Redis was restarted, and what it may have lost was in Kafka only."""
+    lost = through_kafka(settings, kafka_bootstrap)
+    p = Partition.of(redis)
+    with relaying(lost):
+        with persisting(lost):
+            p.receive("A", 100)
+            wait_for_ledger(lost)
+        p.hold("r1", "A")
+        eventually("all is in Kafka", lambda: all_acknowledged(redis))
+    redis.hset(keys.head(0), "run_id", "")
+    told = adopt(settings, "--without-kafka")
+    assert "nothing is missing: what Kafka lacks the outbox still has" in told
+    assert is_open(settings.redis_url)
+    with persisting(settings):
+        assert p.one(confirm("r1")).status == "confirmed"
+        wait_for_ledger(settings)
+    check_clean(settings)
+
+
+def test_given_a_message_of_a_replaced_opening_then_the_lawful_one_of_its_seq_is_read(
+    settings: Settings, redis: Redis, kafka_bootstrap: str
+) -> None:
+    """A master that was cut off has left it in the topic."""
+    through = msgspec.structs.replace(through_kafka(settings, kafka_bootstrap), outbox_keep_ms=0)
+    p = Partition.of(redis)
+    with relaying(through), persisting(through):
+        p.receive("A", 100)
+        wait_for_ledger(through)
+        redis.hset(keys.head(0), "run_id", "")
+        eventually("it is opened anew", lambda: is_open(through.redis_url))
+    older = older_copy(through)
+    first = json.loads(messages(through)[0])
+    produce(through, json.dumps(first | {"seq": 2, "movement_id": "cut-off"}).encode())
+    with relaying(through), persisting(through):
+        for name in ("r1", "r2"):
+            p.hold(name, "A")
+        wait_for_ledger(through)
+        eventually("nothing is kept", lambda: redis.xlen(keys.outbox(0)) == 0)
+    sent = [json.loads(body) for body in messages(through)]
+    assert [(each["epoch"], each["seq"]) for each in sent] == [(1, 1), (1, 2), (2, 2), (2, 3)]
+    assert "nothing is missing: all that the ledger has not yet" in adopt(older)
+    with relaying(older), persisting(older):
+        wait_for_ledger(older)
+    check_clean(older)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import ledger_kit
 import msgspec
 import psycopg
 import pytest
@@ -13,7 +14,9 @@ from running import rows
 
 from engine.errors import LedgerError, PartitionStopped
 from engine.events import Event, EventLine, from_json
+from engine.statuses import State
 from persister import database
+from persister.audit import audit
 from persister.database import NOTICE_A_DEAD_HOST
 from persister.ledger import KafkaMark, Ledger, Position
 
@@ -268,3 +271,27 @@ def test_a_large_batch_of_many_skus_adds_up(ledger: Ledger, url: str) -> None:
     assert ledger.position() == Position(6, 5000)
     assert msgspec.structs.astuple(ledger.position()) == kept(url)[-1]
     check_sums(url)
+
+
+def test_given_an_id_that_ends_and_begins_again_in_one_batch_then_the_new_one_is_live(
+    url: str,
+) -> None:
+    """A ledger that is behind for longer than ended reservations are remembered."""
+
+    def reserved(seq: int) -> Event:
+        of: dict[str, Any] = {
+            "reservation_id": "r",
+            "order_id": f"o{seq}",
+            "fingerprint": "f",
+            "deadline_ms": 9,
+        }
+        return ledger_kit.event(seq, "reserve", ("tea", "MAIN", 2, 0, 2), **of)
+
+    confirmed = ledger_kit.event(
+        3, "confirm", ("tea", "MAIN", 2, -2, -2), reservation_id="r", status=State.CONFIRMED
+    )
+    ledger_kit.write(url, ledger_kit.receipt(1), reserved(2))
+    ledger_kit.write(url, confirmed, reserved(4))
+    assert rows(url, "SELECT order_id, seq FROM live_reservations") == [("o4", 4)]
+    with database.connect(url) as connection:
+        assert msgspec.to_builtins(audit(connection).findings) == []

@@ -123,6 +123,37 @@ async def test_after_it_each_reservation_is_listed_as_it_reads_by_its_id_and_a_r
         assert latest["holes"] == run["holes"]
 
 
+@on_one_redis
+@pytest.mark.anyio
+async def test_an_id_that_was_used_again_in_the_hole_is_listed_for_whom_it_is_now(
+    settings: Settings, redis: Redis
+) -> None:
+    """How the first one ended nobody knows any more, as of one that Redis has forgotten: they aren't told."""
+    p = Partition.of(redis)
+    with persisting(settings):
+        p.receive("tea", 100)
+        for name in ("cart", "paid"):
+            p.one(reserve(name, "tea", order_id=f"old-{name}", customer_id="ann"))
+        wait_for_ledger(settings)
+    dump = older_copy(settings)
+    with persisting(settings):
+        for name in ("cart", "paid"):
+            assert p.one(confirm(name)).status == "confirmed"
+        redis.delete(
+            keys.reservation(0, "cart"), keys.reservation(0, "paid")
+        )  # the end of the retention
+        p.one(reserve("cart", ("tea", 3), order_id="new", customer_id="bob"))
+        trim(p, settings)
+    adopt(dump)
+    check_clean(dump)
+    async with in_process(dump) as client:
+        await until_ready(client)
+        kept = (await client.get("/v1/reservations/cart")).json()
+        for asked, listed in [("ann", []), ("bob", [kept])]:
+            answer = await client.get("/v1/reservations", params={"customer_id": asked})
+            assert answer.json()["reservations"] == listed
+
+
 def test_given_nothing_is_missing_then_it_says_so_and_changes_nothing(
     settings: Settings, redis: Redis
 ) -> None:
