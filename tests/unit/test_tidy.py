@@ -86,6 +86,16 @@ def test_what_tests_import_is_asked_for_by_name() -> None:
             assert not given_by or given_by & asked, f"{path.relative_to(HOUSE)} imports {name}"
 
 
+def test_what_is_installed_names_no_place_to_fetch_it_from() -> None:
+    """Neither a directory nor a registry: pip knows where to look, and the hashes say what it is."""
+    for path in (HOUSE / "requirements").iterdir():
+        lines = path.read_text().splitlines()
+        places = [
+            line for line in lines if "://" in line or re.match(r"--?(find|index|extra)", line)
+        ]
+        assert not places, f"{path.relative_to(HOUSE)}: {places}"
+
+
 @pytest.mark.parametrize("folder", sorted(OURS))
 def test_arrows_between_folders_run_one_way(folder: str) -> None:
     for path in (HOUSE / folder).rglob("*.py"):
