@@ -39,13 +39,9 @@ def older_copy(settings: Settings) -> Settings:
 
 
 def adopt(settings: Settings, *options: str, code: int = 0) -> str:
-    kafka = {
-        "HOLDFAST_KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
-        "HOLDFAST_KAFKA_TOPIC": settings.kafka_topic,
-    }
     done = holdfast(
         *("ledger", "adopt", "--by", "kim", "--reason", "the disk died", *options),
-        environ=environment(settings, **(kafka if settings.kafka_bootstrap else {})),
+        environ=environment(settings),
     )
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr

@@ -165,19 +165,6 @@ def at(settings: Settings, postgres_url: str) -> Settings:
     return msgspec.structs.replace(settings, postgres_url=postgres_url)
 
 
-def variables(settings: Settings) -> dict[str, str]:
-    """What the commands are told of the servers."""
-    kafka = {
-        "HOLDFAST_KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
-        "HOLDFAST_KAFKA_TOPIC": settings.kafka_topic,
-    }
-    return {
-        "HOLDFAST_REDIS_URL": settings.redis_url,
-        "HOLDFAST_POSTGRES_URL": settings.postgres_url,
-        **(kafka if settings.kafka_bootstrap else {}),
-    }
-
-
 def beside(postgres_url: str, name: str) -> str:
     """Another database of the same server."""
     return f"{postgres_url.rsplit('/', 1)[0]}/{name}"

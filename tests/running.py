@@ -30,6 +30,7 @@ from starlette.applications import Starlette
 from api.app import make_app
 from api.ports import free_port
 from api.servers import RedisServer, find_redis_binaries
+from engine import keys
 from engine.acknowledged import is_acknowledged
 from engine.partitions import read_head, read_server
 from engine.settings import Settings
@@ -95,6 +96,27 @@ def ledger_seq(settings: Settings) -> int:
         return rows(settings.postgres_url, "SELECT coalesce(max(seq), 0) FROM positions")[0][0]
     except psycopg.errors.UndefinedTable:
         return 0
+
+
+def stopped(settings: Settings) -> str:
+    """What the ledger says why it does not go on; '' where it does, or has no schema yet."""
+    try:
+        found = rows(settings.postgres_url, "SELECT stopped FROM positions")
+    except psycopg.errors.UndefinedTable:
+        return ""
+    return found[0][0] or "" if found else ""
+
+
+def open_anew(settings: Settings, redis: Redis) -> None:
+    """As after a restart of Redis, with a persister at work."""
+    redis.hset(keys.head(0), "run_id", "")
+    eventually("it is opened anew", lambda: is_open(settings.redis_url))
+
+
+def check_gapless(settings: Settings, seq: int) -> None:
+    """The ledger has each event from the first to this one, once."""
+    found = rows(settings.postgres_url, "SELECT seq FROM events ORDER BY seq")
+    assert found == [(each,) for each in range(1, seq + 1)]
 
 
 def wait_for_ledger(settings: Settings, within_s: float = 60.0) -> None:
@@ -184,12 +206,22 @@ async def until_ready(client: httpx.AsyncClient) -> None:
 
 
 def environment(settings: Settings | None = None, **more: str) -> dict[str, str]:
-    """Ours, without settings of a developer's shell, with the servers of `settings`."""
+    """Ours, without settings of a developer's shell, with the servers of `settings` and its topic."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HOLDFAST_")}
-    if settings is not None:
-        kept["HOLDFAST_REDIS_URL"] = settings.redis_url
-        kept["HOLDFAST_POSTGRES_URL"] = settings.postgres_url
-    return kept | more
+    return kept | (variables(settings) if settings else {}) | more
+
+
+def variables(settings: Settings) -> dict[str, str]:
+    """What a command is told of the servers."""
+    kafka = {
+        "HOLDFAST_KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
+        "HOLDFAST_KAFKA_TOPIC": settings.kafka_topic,
+    }
+    servers = {
+        "HOLDFAST_REDIS_URL": settings.redis_url,
+        "HOLDFAST_POSTGRES_URL": settings.postgres_url,
+    }
+    return servers | (kafka if settings.kafka_bootstrap else {})
 
 
 def holdfast(

@@ -28,6 +28,7 @@ from running import (
     on_one_redis,
     persisting,
     rows,
+    stopped,
     wait_for_ledger,
 )
 
@@ -95,11 +96,8 @@ def test_given_redis_falls_back_after_it_then_it_is_healed_but_for_within_the_ho
         check_clean(dump)
         return
 
-    def stopped() -> str:
-        return rows(dump.postgres_url, "SELECT coalesce(stopped, '') FROM positions")[0][0]
-
     with persisting(dump, until_open=False):
-        assert "it stands within events" in eventually("it says why", stopped)
+        assert "it stands within events" in eventually("it says why", lambda: stopped(dump))
         assert not is_open(dump.redis_url)
 
 
@@ -222,13 +220,10 @@ def test_given_kafka_that_lost_its_messages_then_what_it_has_is_read_and_the_res
         lost_to = p.seq()
         trim(p, through)
     produce_topic(anew, *kept)
-    with_kafka = {
-        "HOLDFAST_KAFKA_BOOTSTRAP": kafka_bootstrap, "HOLDFAST_KAFKA_TOPIC": anew.kafka_topic,
-    }  # fmt: skip
     assert "set HOLDFAST_KAFKA_BOOTSTRAP" in adopt(dump_only(anew), code=2)
     done = holdfast(
         *("ledger", "adopt", "--by", "kim", "--reason", "the broker died"),
-        environ=environment(anew, **with_kafka),
+        environ=environment(anew),
     )
     assert done.returncode == 0, done.stderr
     with database.connect(anew.postgres_url) as connection:

@@ -14,11 +14,14 @@ from redis import Redis
 from running import (
     all_acknowledged,
     check_clean,
+    check_gapless,
     eventually,
     is_open,
     on_one_redis,
+    open_anew,
     persisting,
     rows,
+    stopped,
     wait_for_ledger,
 )
 
@@ -28,12 +31,10 @@ from engine.settings import Settings
 pytestmark = on_one_redis
 
 
-@pytest.mark.parametrize("restarted", [False, True])
-def test_given_kafka_lost_what_the_ledger_had_not_then_it_is_read_from_what_the_outbox_keeps(
-    settings: Settings, redis: Redis, kafka_bootstrap: str, restarted: bool
-) -> None:
-    """``restarted``: and Redis, as after a power cut of the machine that has all of them."""
-    lost = through_kafka(settings, kafka_bootstrap)
+def lose_kafka(settings: Settings, redis: Redis, bootstrap: str) -> tuple[Partition, Settings]:
+    """What was sold since the ledger's event 1 is in Kafka, which is lost: the partition, and settings of
+    an empty one."""
+    lost = through_kafka(settings, bootstrap)
     p = Partition.of(redis)
     with relaying(lost):
         with persisting(lost):
@@ -42,36 +43,36 @@ def test_given_kafka_lost_what_the_ledger_had_not_then_it_is_read_from_what_the_
         for number in range(5):
             p.hold(f"r{number}", "A")
         eventually("all is in Kafka", lambda: all_acknowledged(redis))
+    return p, through_kafka(settings, bootstrap)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_given_kafka_lost_what_the_ledger_had_not_then_it_is_read_from_what_the_outbox_keeps(
+    settings: Settings, redis: Redis, kafka_bootstrap: str, restarted: bool
+) -> None:
+    """``restarted``: and Redis, as after a power cut of the machine that has all of them."""
+    p, anew = lose_kafka(settings, redis, kafka_bootstrap)
     if restarted:
         redis.hset(keys.head(0), "run_id", "")
-    anew = through_kafka(settings, kafka_bootstrap)
     with relaying(anew), persisting(anew):
         assert p.one(confirm("r4")).status == "confirmed"
         wait_for_ledger(anew)
         p.hold("after", "A")
         wait_for_ledger(anew)
     check_clean(anew)
-    seqs = rows(anew.postgres_url, "SELECT seq FROM events ORDER BY seq")
-    assert seqs == [(seq,) for seq in range(1, p.seq() + 1)]
+    check_gapless(anew, p.seq())
 
 
 def test_given_the_outbox_keeps_it_no_longer_then_the_partition_stops_and_says_so(
     settings: Settings, redis: Redis, kafka_bootstrap: str
 ) -> None:
-    lost = msgspec.structs.replace(through_kafka(settings, kafka_bootstrap), outbox_keep_ms=0)
-    p = Partition.of(redis)
-    with relaying(lost):
-        with persisting(lost):
-            p.receive("A", 100)
-            wait_for_ledger(lost)
-        p.hold("r1", "A")
-        eventually("nothing is kept", lambda: redis.xlen(keys.outbox(0)) == 0)
-    anew = through_kafka(settings, kafka_bootstrap)
+    keeps_nothing = msgspec.structs.replace(settings, outbox_keep_ms=0)
+    p, anew = lose_kafka(keeps_nothing, redis, kafka_bootstrap)
+    assert redis.xlen(keys.outbox(0)) == 0
     with relaying(anew), persisting(anew):
         p.hold("after", "A")
-        query = "SELECT stopped FROM positions WHERE stopped IS NOT NULL"
-        ((why,),) = eventually("it stops", lambda: rows(anew.postgres_url, query))
-        assert "after event 1-1 came 1-3" in why and is_open(anew.redis_url)
+        why = eventually("it stops", lambda: stopped(anew))
+        assert "after event 1-1 came 1-7" in why and is_open(anew.redis_url)
     assert rows(anew.postgres_url, "SELECT max(seq) FROM events") == [(1,)]
 
 
@@ -79,23 +80,14 @@ def test_given_a_closed_partition_then_its_outbox_is_not_believed_until_somebody
     settings: Settings, redis: Redis, kafka_bootstrap: str
 ) -> None:
     """This Redis may be another one, or an older one that went on by itself."""
-    lost = through_kafka(settings, kafka_bootstrap)
-    p = Partition.of(redis)
-    with relaying(lost):
-        with persisting(lost):
-            p.receive("A", 100)
-            wait_for_ledger(lost)
-        p.hold("r1", "A")
-        eventually("all is in Kafka", lambda: all_acknowledged(redis))
-    anew = through_kafka(settings, kafka_bootstrap)
+    p, anew = lose_kafka(settings, redis, kafka_bootstrap)
     with relaying(anew):
         p.hold("after", "A")
         eventually("that is in Kafka, too", lambda: all_acknowledged(redis))
     redis.hset(keys.head(0), "run_id", "")
     with persisting(anew, until_open=False):
-        query = "SELECT stopped FROM positions WHERE stopped IS NOT NULL"
-        ((why,),) = eventually("it stops", lambda: rows(anew.postgres_url, query))
-    assert "after event 1-1 came 1-3" in why and not is_open(anew.redis_url)
+        why = eventually("it stops", lambda: stopped(anew))
+    assert "after event 1-1 came 1-7" in why and not is_open(anew.redis_url)
     assert rows(anew.postgres_url, "SELECT max(seq) FROM events") == [(1,)]
 
     for options in ("--dry-run",), ():
@@ -106,8 +98,7 @@ def test_given_a_closed_partition_then_its_outbox_is_not_believed_until_somebody
         assert p.one(confirm("r1")).status == "confirmed"
         wait_for_ledger(anew)
     check_clean(anew)
-    seqs = rows(anew.postgres_url, "SELECT seq FROM events ORDER BY seq")
-    assert seqs == [(seq,) for seq in range(1, p.seq() + 1)]
+    check_gapless(anew, p.seq())
     assert "nothing was changed" in adopt(anew)
 
 
@@ -115,14 +106,7 @@ def test_given_kafka_is_gone_for_good_and_the_outbox_keeps_all_then_adopting_ope
     settings: Settings, redis: Redis, kafka_bootstrap: str
 ) -> None:
     """Direct reading alone refuses: Redis was restarted, and what it may have lost was in Kafka only."""
-    lost = through_kafka(settings, kafka_bootstrap)
-    p = Partition.of(redis)
-    with relaying(lost):
-        with persisting(lost):
-            p.receive("A", 100)
-            wait_for_ledger(lost)
-        p.hold("r1", "A")
-        eventually("all is in Kafka", lambda: all_acknowledged(redis))
+    p, _ = lose_kafka(settings, redis, kafka_bootstrap)
     redis.hset(keys.head(0), "run_id", "")
     told = adopt(settings, "--without-kafka")
     assert "nothing is missing: what Kafka lacks the outbox still has" in told
@@ -142,8 +126,7 @@ def test_given_a_message_of_a_replaced_opening_then_the_lawful_one_of_its_seq_is
     with relaying(through), persisting(through):
         p.receive("A", 100)
         wait_for_ledger(through)
-        redis.hset(keys.head(0), "run_id", "")
-        eventually("it is opened anew", lambda: is_open(through.redis_url))
+        open_anew(through, redis)
     older = older_copy(through)
     first = json.loads(messages(through)[0])
     produce(through, json.dumps(first | {"seq": 2, "movement_id": "cut-off"}).encode())

@@ -20,11 +20,12 @@ from running import (
     all_acknowledged,
     check_clean,
     eventually,
-    is_open,
     ledger_seq,
     on_one_redis,
+    open_anew,
     persisting,
     rows,
+    stopped,
     wait_for_ledger,
 )
 
@@ -79,12 +80,6 @@ def sell(p: Partition, name: str, count: int = 20) -> None:
         p.hold(f"{name}-{number}", ("A", 1, "X"))
         if number % 2:
             p.one(confirm(f"{name}-{number}"))
-
-
-def open_anew(settings: Settings, redis: Redis) -> None:
-    """As after a restart of Redis."""
-    redis.hset(keys.head(0), "run_id", "")
-    eventually("it is opened anew", lambda: is_open(settings.redis_url))
 
 
 def events_in(settings: Settings) -> list[tuple[int, int]]:
@@ -220,8 +215,7 @@ def test_given_a_ledger_that_fell_back_then_nothing_it_lacks_is_taken_away_befor
         eventually(
             "what the ledger has is gone", lambda: len(redis.xrange(OUTBOX)) == p.seq() - then
         )
-        query = "SELECT stopped FROM positions WHERE stopped IS NOT NULL"
-        assert eventually("it stops there", lambda: rows(own.postgres_url, query))
+        assert eventually("it stops there", lambda: stopped(own))
         assert p.head()["acknowledged_seq"] == str(then)
         assert len(redis.xrange(OUTBOX)) == p.seq() - then
     redis.delete(OUTBOX)
@@ -247,8 +241,7 @@ def test_given_more_lost_than_is_kept_then_it_stops_and_says_what_is_missing(
     redis.xtrim(OUTBOX, minid="1-9", approximate=False)
     fallible.fall_back()
     with persisting(own, until_open=False):
-        query = "SELECT stopped FROM positions WHERE stopped IS NOT NULL"
-        ((why,),) = eventually("it stops", lambda: rows(own.postgres_url, query))
+        why = eventually("it stops", lambda: stopped(own))
     assert "after event 1-1 came 1-9" in why
     with psycopg.connect(own.postgres_url) as connection:
         assert connection.execute("SELECT max(seq) FROM events").fetchone() == (1,)

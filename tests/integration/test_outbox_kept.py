@@ -25,6 +25,7 @@ from running import (
     in_process,
     is_open,
     on_one_redis,
+    open_anew,
     persisting,
     wait_for_ledger,
 )
@@ -65,16 +66,11 @@ def until_acknowledged(settings: Settings, redis: Redis) -> None:
 @contextmanager
 def process(settings: Settings, name: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """`holdfast persister` or `relay`, with these settings; ended in order where it still runs."""
-    environ = {
-        "HOLDFAST_KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
-        "HOLDFAST_KAFKA_TOPIC": settings.kafka_topic,
-        "HOLDFAST_OUTBOX_KEEP_MS": str(settings.outbox_keep_ms),
-    }
     with log.open("ab") as output:
         running = subprocess.Popen(
             [sys.executable, "-m", "api.cli", name],
             cwd=REPOSITORY,
-            env=environment(settings, **environ),
+            env=environment(settings, HOLDFAST_OUTBOX_KEEP_MS=str(settings.outbox_keep_ms)),
             stdout=output,
             stderr=output,
         )
@@ -211,19 +207,13 @@ def test_given_a_kill_between_acknowledging_and_taking_away_then_the_next_one_do
     kept = redis.xlen(OUTBOX)
     assert kept == p.seq(), "nothing is kept: this test tests nothing"
     sell(p, "later", 3)
-    with (
-        persisting(settings),
-        process(settings, way, log) if way == "relay" else persisting(settings, until_open=False),
-    ):
+    with at_work(settings, way, log):
         until_acknowledged(settings, redis)
         assert redis.xlen(OUTBOX) == kept + 3
     if way == "relay":
         assert len(messages(settings)) == p.seq(), "what was acknowledged was sent again"
     settings = replaced(settings, outbox_keep_ms=0)
-    with (
-        persisting(settings),
-        process(settings, way, log) if way == "relay" else persisting(settings, until_open=False),
-    ):
+    with at_work(settings, way, log):
         eventually("nothing is kept", lambda: redis.xlen(OUTBOX) == 0)
     check_clean(settings)
     if way == "relay":
@@ -246,8 +236,7 @@ def test_given_a_relay_that_begins_again_then_it_sends_nothing_that_was_acknowle
             with relaying(settings):
                 until_acknowledged(settings, redis)
                 watch_the_relay(p, 2)
-            redis.hset(keys.head(0), "run_id", "")
-            eventually("it is opened anew", lambda: is_open(settings.redis_url))
+            open_anew(settings, redis)
     assert redis.xlen(OUTBOX) == p.seq(), "nothing is kept: this test tests nothing"
     assert len(messages(settings)) == p.seq() - in_ledger
     check_clean(settings)

@@ -20,6 +20,7 @@ from running import (
     on_one_redis,
     persisting,
     rows,
+    stopped,
     wait_for_ledger,
 )
 
@@ -32,10 +33,6 @@ from persister.ownership import Claim, OtherLedger, OtherWriter, Ownership, owne
 
 pytestmark = on_one_redis
 HEAD = keys.head(0)
-
-
-def stopped(settings: Settings) -> str:
-    return rows(settings.postgres_url, "SELECT coalesce(stopped, '') FROM positions")[0][0]
 
 
 def clone_of(settings: Settings) -> Settings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import msgspec
-import psycopg
 import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -28,6 +27,7 @@ from tests.running import (
     on_one_redis,
     persisting,
     rows,
+    stopped,
     wait_for_ledger,
 )
 
@@ -62,15 +62,6 @@ def check_mark(settings: Settings) -> None:
     """The ledger goes on reading behind the last message, or behind the end of its transaction."""
     [(offset,)] = rows(settings.postgres_url, "SELECT kafka_offset FROM positions")
     assert next_offset(settings) <= offset <= next_offset(settings) + 1
-
-
-def stopped(settings: Settings) -> str:
-    """What the ledger says why it does not go on; '' where it does, or has no schema yet."""
-    try:
-        found = rows(settings.postgres_url, "SELECT stopped FROM positions")
-    except psycopg.errors.UndefinedTable:
-        return ""
-    return found[0][0] or "" if found else ""
 
 
 def test_events_go_through_kafka_in_order_and_the_outbox_is_acknowledged(settings, redis):

@@ -28,7 +28,6 @@ from backup_kit import (
     room,
     sell,
     stopped,
-    variables,
 )
 from kafka_kit import through_kafka
 from kit import Partition, confirm
@@ -47,6 +46,7 @@ from running import (
     persisting,
     rows,
     serving,
+    variables,
     wait_for_ledger,
 )
 

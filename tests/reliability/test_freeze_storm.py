@@ -50,11 +50,7 @@ class Process:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "api.cli", *words],
                 cwd=REPOSITORY,
-                env=environment(
-                    settings,
-                    HOLDFAST_KAFKA_BOOTSTRAP=settings.kafka_bootstrap,
-                    HOLDFAST_KAFKA_TOPIC=settings.kafka_topic,
-                ),
+                env=environment(settings),
                 stdout=output,
                 stderr=output,
             )

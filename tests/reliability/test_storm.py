@@ -54,7 +54,7 @@ class Process:
 
     def __init__(self, name: str, settings: Settings, log: Path) -> None:
         self.name = name
-        self._environ = environment(settings, HOLDFAST_KAFKA_BOOTSTRAP=settings.kafka_bootstrap)
+        self._environ = environment(settings)
         self._log = log
         self.start()
 
