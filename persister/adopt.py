@@ -26,7 +26,7 @@ from persister.database import QUERIES
 from persister.heal import check_outbox, heal
 from persister.holes import Adoption, Hole
 from persister.kafka_source import KafkaSource
-from persister.ledger import Ledger, Position
+from persister.ledger import Ledger
 from persister.opening import Opener
 from persister.outbox import EVENTS_A_READ, LINES_A_READ, Outbox
 from persister.ownership import Claim, Ownership, owner_of
@@ -115,9 +115,12 @@ def adopt(
         from_outbox = False
         if begun is None:
             readable = Readable(settings, redis, scripts, ledger, lambda thing: None)
-            missing = readable.missing(position)
+            missing, lacks = readable.look(position)
             if not missing and not head.is_open_on(read_server(redis)):
-                from_outbox = _needs_the_outbox(settings, redis, scripts, readable, position)
+                outbox = Outbox(redis, scripts, partition, OutboxSource.role)
+                goes_direct = not settings.kafka_bootstrap
+                why_not = goes_direct and why_not_directly(redis, outbox, partition, position)
+                from_outbox = bool(lacks or why_not)
         changes = former != ownership.ledger
         told = Adopted(
             former=former,
@@ -154,16 +157,6 @@ def adopt(
         finally:
             with suppress(HoldfastError, RedisError):
                 ownership.give_back()
-
-
-def _needs_the_outbox(
-    settings: Settings, redis: Redis, scripts: Scripts, readable: Readable, position: Position
-) -> bool:
-    """Has the outbox of a closed partition what the persister would not take from there by itself?"""
-    if settings.kafka_bootstrap:
-        return readable.kafka_has_a_gap(position)
-    outbox = Outbox(redis, scripts, readable.partition, OutboxSource.role)
-    return bool(why_not_directly(redis, outbox, readable.partition, position))
 
 
 def _check_kafka(settings: Settings, ledger: Ledger, head: Head, without_kafka: bool) -> None:

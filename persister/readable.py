@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from redis import Redis
 
@@ -20,6 +21,14 @@ from persister.sources import OutboxSource, Unreadable
 
 PATIENCE_S = 600.0
 _Unreadables = Callable[[Unreadable], None]
+
+
+class Found(NamedTuple):
+    """Seqs that can't be read anywhere, and those that Kafka lacks before others that it has: whoever reads
+    from there stands at them."""
+
+    missing: list[range]
+    of_kafka: list[range]
 
 
 class Readable:
@@ -38,55 +47,40 @@ class Readable:
         self._scripts = scripts
         self._ledger = ledger
         self._on_unreadable = on_unreadable
-        self.partition = ledger.partition
 
     def events(self, after: Position, *, fenced: bool) -> Iterator[Event]:
         """Each event after a place once, as its opening was allowed to make it. ``fenced``: have no relay
         that began before add any to Kafka meanwhile."""
-        sources = [self._outbox(after)]
-        if self._settings.kafka_bootstrap:
-            sources.append(self._kafka(fenced))
-        yield from self._merged(after, *sources)
+        kafka = self._lawful(self._kafka(fenced=fenced), after)
+        return _merged(self._lawful(self._outbox(after), after), kafka, after)
 
-    def kafka_has_a_gap(self, after: Position) -> bool:
-        """Does Kafka lack events before others that it has? Whoever reads from there stands at it."""
-        if not self._settings.kafka_bootstrap:
-            return False
-        seqs = [event.seq for event in self._merged(after, self._kafka(fenced=False))]
-        return bool(seqs) and seqs[-1] - after.seq > len(seqs)
-
-    def _merged(self, after: Position, *events: Iterable[Event]) -> Iterator[Event]:
-        # An event of an opening that was replaced must not hide the lawful one of its seq.
-        sources = [_rising(self._lawful(each), after.seq) for each in events]
-        last = after.seq
-        for event in heapq.merge(*sources, key=lambda event: event.seq):
-            if event.seq > last:
-                last = event.seq
-                yield event
-
-    def _lawful(self, events: Iterable[Event]) -> Iterator[Event]:
-        return (event for event in events if not self._ledger.openings.replaced([event]))
-
-    def missing(self, after: Position) -> list[range]:
-        """The seqs up to head's that can't be read anywhere. While a relay moves events from here to
-        there one may seem to be: what isn't missing at a second look is not."""
+    def look(self, after: Position) -> Found:
+        """What is there up to head's seq. While a relay moves events from here to there one may seem to be
+        missing: what isn't at a second look is not."""
         found = self._look(after)
-        if found and self._settings.kafka_bootstrap:
-            again = self._look(after)
-            found = [each for each in found if each in again] or again
-        return found
+        if not found.missing or not self._settings.kafka_bootstrap:
+            return found
+        again = self._look(after)
+        still = [each for each in found.missing if each in again.missing]
+        return Found(still or again.missing, again.of_kafka)
 
-    def _look(self, after: Position) -> list[range]:
+    def _look(self, after: Position) -> Found:
         head_seq = read_head(self._redis, self._ledger.partition).position[1]
-        found = []
-        last = after.seq
-        for event in self.events(after, fenced=False):
-            if event.seq > last + 1:
-                found.append(range(last + 1, event.seq))
-            last = event.seq
-        if last < head_seq:
-            found.append(range(last + 1, head_seq + 1))
-        return found
+        of_all, of_kafka = _Gaps(after.seq), _Gaps(after.seq)
+        kafka = of_kafka.noted(self._lawful(self._kafka(fenced=False), after))
+        for _ in of_all.noted(_merged(self._lawful(self._outbox(after), after), kafka, after)):
+            pass
+        of_all.up_to(head_seq)
+        return Found(of_all.missing, of_kafka.missing)
+
+    def _lawful(self, events: Iterable[Event], after: Position) -> Iterator[Event]:
+        """Those above the place, each seq once. First without those of openings that were replaced: one of
+        them must not hide the lawful one of its seq."""
+        seq = after.seq
+        for event in events:
+            if event.seq > seq and not self._ledger.openings.replaced([event]):
+                seq = event.seq
+                yield event
 
     def _outbox(self, after: Position) -> Iterator[Event]:
         source = OutboxSource(self._redis, self._scripts, self._settings, self._ledger.partition)
@@ -102,7 +96,9 @@ class Readable:
             elif not batch.events:
                 return
 
-    def _kafka(self, fenced: bool) -> Iterator[Event]:
+    def _kafka(self, *, fenced: bool) -> Iterator[Event]:
+        if not self._settings.kafka_bootstrap:
+            return
         partition = self._ledger.partition
         source = KafkaSource(self._settings, self._redis, partition, None)
         try:
@@ -125,11 +121,31 @@ class Readable:
             source.close()
 
 
-def _rising(events: Iterable[Event], after: int) -> Iterator[Event]:
-    """Those above the place, without those that come again."""
-    for event in events:
-        if event.seq > after:
-            after = event.seq
+class _Gaps:
+    """Notes which seqs are missing after ``seq`` between the events that pass."""
+
+    def __init__(self, seq: int) -> None:
+        self._seq = seq
+        self.missing: list[range] = []
+
+    def noted(self, events: Iterable[Event]) -> Iterator[Event]:
+        for event in events:
+            self.up_to(event.seq - 1)
+            self._seq = event.seq
+            yield event
+
+    def up_to(self, seq: int) -> None:
+        """There should have been all up to here."""
+        if seq > self._seq:
+            self.missing.append(range(self._seq + 1, seq + 1))
+
+
+def _merged(some: Iterable[Event], others: Iterable[Event], after: Position) -> Iterator[Event]:
+    """By seq, each once."""
+    seq = after.seq
+    for event in heapq.merge(some, others, key=lambda event: event.seq):
+        if event.seq > seq:
+            seq = event.seq
             yield event
 
 
