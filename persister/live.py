@@ -55,34 +55,17 @@ def apply(event: Event, live: dict[str, Live]) -> None:
     if event.type == ADOPT:
         live.pop(reservation_id, None)
         if event.status is State.HELD:
-            live[reservation_id] = adopted(event)
+            live[reservation_id] = begun(event)
     elif event.type == "reserve":
-        live[reservation_id] = Live(
-            reservation_id=reservation_id,
-            order_id=event.order_id or "",
-            customer_id=event.customer_id,
-            fingerprint=event.fingerprint or "",
-            created_ms=event.at_ms,
-            deadline_ms=event.deadline_ms or 0,
-            seq=event.seq,
-            lines=[LiveLine(line.sku, line.location, line.quantity) for line in event.lines],
-        )
+        live[reservation_id] = begun(event)
     elif event.status in ENDING:
         live.pop(reservation_id, None)
     elif reservation_id in live:
         change(event, live[reservation_id])
 
 
-def adopted(event: Event) -> Live:
-    """The reservation as an adopt event tells it; it may have ended."""
-    parts = event.parts or [
-        units
-        for line in event.lines
-        for units in (
-            line.quantity * (event.status is State.CONFIRMED),
-            line.quantity * (event.status is State.RELEASED),
-        )
-    ]
+def begun(event: Event) -> Live:
+    """The reservation as a reserve or adopt event tells it; by an adopt event it may have ended."""
     return Live(
         reservation_id=event.reservation_id or "",
         order_id=event.order_id or "",
@@ -91,11 +74,19 @@ def adopted(event: Event) -> Live:
         created_ms=event.created_ms or event.at_ms,
         deadline_ms=event.deadline_ms or 0,
         seq=event.seq,
-        lines=[
-            LiveLine(line.sku, line.location, line.quantity, *taken)
-            for line, *taken in zip(event.lines, parts[::2], parts[1::2], strict=True)
-        ],
+        lines=_lines_of(event),
     )
+
+
+def _lines_of(event: Event) -> list[LiveLine]:
+    if event.parts:
+        taken = zip(event.lines, event.parts[::2], event.parts[1::2], strict=True)
+        return [LiveLine(line.sku, line.location, line.quantity, *parts) for line, *parts in taken]
+    lines = [LiveLine(line.sku, line.location, line.quantity) for line in event.lines]
+    for line in lines if event.status in ENDING else ():
+        line.confirmed = line.quantity * (event.status is State.CONFIRMED)
+        line.released = line.quantity * (event.status is State.RELEASED)
+    return lines
 
 
 def change(event: Event, held: Live) -> None:

@@ -8,7 +8,7 @@ import msgspec
 
 from engine.events import ADOPT, Event
 from engine.statuses import State
-from persister.live import ENDING, Live, adopted, apply, change
+from persister.live import ENDING, Live, begun, change
 
 Place = tuple[int, int, int]
 
@@ -28,25 +28,20 @@ def lives(events: Iterable[Event]) -> dict[Place, Life]:
     it is forgotten begins another life. One that ended where the ledger has lost events is left out.
     """
     found: dict[Place, Life] = {}
-    current: dict[tuple[int, str], Life] = {}
-    places: dict[tuple[int, str], Place] = {}
+    latest: dict[tuple[int, str], Place] = {}
     for event in events:
         if event.reservation_id is None:
             continue
         key = (event.partition, event.reservation_id)
-        place = (event.partition, event.epoch, event.seq)
-        if event.type == ADOPT and key in current and _ended_unseen(current[key], event):
-            del current[key], found[places[key]]
-        if event.type == "reserve":
-            begun: dict[str, Live] = {}
-            apply(event, begun)
-            current[key] = found[place] = Life(begun[event.reservation_id])
-            places[key] = place
-        elif key in current and current[key].status is State.HELD:
-            _go_on(current[key], event)
-        elif event.type == ADOPT and event.status is not None:
-            current[key] = found[place] = Life(adopted(event), event.status)
-            places[key] = place
+        life = found.get(latest[key]) if key in latest else None
+        if life is not None and event.type == ADOPT and _ended_unseen(life, event):
+            life = None
+            del found[latest[key]]
+        if life is not None and life.status is State.HELD and event.type != "reserve":
+            _go_on(life, event)
+        elif event.type == "reserve" or (event.type == ADOPT and event.status is not None):
+            latest[key] = (event.partition, event.epoch, event.seq)
+            found[latest[key]] = Life(begun(event), event.status or State.HELD)
     return found
 
 
@@ -59,7 +54,7 @@ def _ended_unseen(life: Life, event: Event) -> bool:
 
 def _go_on(life: Life, event: Event) -> None:
     if event.type == ADOPT and event.status is not None:
-        life.held = adopted(event)
+        life.held = begun(event)
     if event.type in ("extend", "confirm", "release"):
         change(event, life.held)
     if event.status not in ENDING:
