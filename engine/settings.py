@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -16,6 +17,8 @@ from engine.addresses import (
 from engine.errors import SettingError
 
 HOUR_MS = 3_600_000
+#: Up to 15 digits: exact in Lua and JSON, and a time in ms for 30,000 years.
+_WHOLE = re.compile(r"[0-9]{1,15}")
 _MAY_BE_0 = frozenset({"outbox_keep_ms", "outbox_keep_bytes"})
 
 
@@ -76,10 +79,13 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
             continue
         if field.type is int:
             may_be_0 = field.name in _MAY_BE_0
-            if not text.isascii() or not text.isdecimal() or int(text) < 1 - may_be_0:
-                range_of = "from 0 on" if may_be_0 else "above 0"
-                raise SettingError(f"{name} is {text!r}; it must be a whole number {range_of}")
-            found[field.name] = int(text)
+            number = int(text) if _WHOLE.fullmatch(text) else -1
+            if number < 1 - may_be_0:
+                least = "from 0" if may_be_0 else "from 1"
+                raise SettingError(
+                    f"{name} is {text[:40]!r}; it must be a whole number {least} to {10**15 - 1:,}"
+                )
+            found[field.name] = number
         else:
             found[field.name] = text
     settings = msgspec.convert(found, Settings)

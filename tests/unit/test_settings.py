@@ -31,8 +31,17 @@ def test_given_a_number_that_is_none_then_name_and_value_are_told(text: str) -> 
 def test_how_much_of_what_was_shipped_is_kept_may_be_0() -> None:
     settings = settings_from({"HOLDFAST_OUTBOX_KEEP_MS": "0", "HOLDFAST_OUTBOX_KEEP_BYTES": "0"})
     assert (settings.outbox_keep_ms, settings.outbox_keep_bytes) == (0, 0)
-    with pytest.raises(SettingError, match=r"HOLDFAST_OUTBOX_KEEP_MS is '-1'.*from 0 on"):
+    with pytest.raises(SettingError, match=r"HOLDFAST_OUTBOX_KEEP_MS is '-1'.*from 0 to 999,"):
         settings_from({"HOLDFAST_OUTBOX_KEEP_MS": "-1"})
+
+
+@pytest.mark.parametrize("digits", [16, 400, 5_000])
+def test_a_number_that_no_part_could_work_with_is_refused_at_the_door(digits: int) -> None:
+    """A float overflows, Lua rounds, and of more than 4,300 digits Python makes no number at all."""
+    for name in ("HOLDFAST_OUTBOX_KEEP_MS", "HOLDFAST_RETENTION_MS"):
+        with pytest.raises(SettingError, match=f"{name} is '9+'; it must be a whole number from"):
+            settings_from({name: "9" * digits})
+    assert settings_from({"HOLDFAST_RETENTION_MS": "9" * 15}).retention_ms == 10**15 - 1
 
 
 def test_given_two_partitions_then_it_is_refused() -> None:
