@@ -36,6 +36,8 @@ class Kept:
         """All up to ``place`` is acknowledged now, ``bytes_count`` of it newly."""
         self.bytes_count += bytes_count
         last = self._parts[-1] if self._parts else None
+        if last is not None and not bytes_count and place <= last.place:
+            return  # said again: what is there gets no younger by that
         if last is not None and mono_s - last.first_s < TOGETHER_S:
             last.last_s, last.place = mono_s, max(place, last.place)
             last.bytes_count += bytes_count

@@ -87,9 +87,8 @@ class Outbox:
         self._kept = Kept(
             settings.outbox_keep_ms, settings.outbox_keep_bytes // settings.partitions
         )
-        self._read: deque[tuple[Place, int]] = (
-            deque()
-        )  # entries not yet acknowledged, and their bytes
+        # Entries not yet acknowledged, and their bytes: of who acknowledges at all (``go_on``).
+        self._read: deque[tuple[Place, int]] | None = None
         self._counted: Place = (0, 0)  # up to here head counts bytes as acknowledged
         self._opening = ""
         self._known_s: float | None = None
@@ -108,13 +107,16 @@ class Outbox:
             entries.append(entry)
             events += len(entry.events)
             lines += sum([len(event.lines) for event in entry.events])
-            place = (entry.epoch, entry.seq)
-            if not self._read or place > self._read[-1][0]:
-                self._read.append((place, len(entry.raw)))
+            self._note(entry)
         if entries:
             each = max(1, events // len(entries))
             self._entries = max(1, min(ENTRIES_MAX, EVENTS_A_READ // each))
         return entries
+
+    def _note(self, entry: Entry) -> None:
+        place = (entry.epoch, entry.seq)
+        if self._read is not None and (not self._read or place > self._read[-1][0]):
+            self._read.append((place, len(entry.raw)))
 
     def begins_after(self, after: Place) -> int | None:
         """The seq of the first event in the outbox that is not at or below (epoch, seq), or of one before it
@@ -179,18 +181,20 @@ class Outbox:
             )
             place = has
             self._trim(LEASE_MS, acknowledged=place, bytes_count="")
-        self._counted = place
+        self._counted, self._read = place, deque()
+        mono_s = time.monotonic()
+        self._kept.take_over(mono_s, all_of_it=True)  # counted anew
         if place > (0, 0):
-            self._kept.add(time.monotonic(), place, kept_bytes)
+            self._kept.add(mono_s, place, kept_bytes)
         return place
 
     def acknowledge(
         self, epoch: int, seq: int, opening: str = "", known_s: float | None = None
     ) -> None:
-        """All up to (epoch, seq) is safe elsewhere; ``opening`` is the epoch that was open when it was read.
-        ``known_s``: what was kept for long enough by then is taken away, now and until this is called again;
-        by default by now. LeaseTaken where another process has the lease, or head names another role;
-        StoreError where another epoch is open since."""
+        """All up to (epoch, seq) is safe elsewhere, after ``go_on``; ``opening`` is the epoch that was open
+        when it was read. ``known_s``: what was kept for long enough by then is taken away, now and until
+        this is called again; by default by now. LeaseTaken where another process has the lease, or head
+        names another role; StoreError where another epoch is open since."""
         place = (epoch, seq)
         self._opening, self._known_s = opening, known_s
         size = counted = 0

@@ -58,3 +58,11 @@ def test_what_comes_in_quick_succession_is_remembered_together_and_goes_by_the_l
     kept.add(1.05, (2, 2), 1)
     assert kept.take_over(61.0) is None
     assert kept.take_over(61.05) == (2, 2)
+
+
+def test_what_is_said_again_gets_no_younger_and_takes_no_memory() -> None:
+    kept = Kept(KEEP_MS, 1_000)
+    for number in range(120):
+        kept.add(1.0 + number / 2, (1, 5), 0 if number else 10)
+    assert len(kept) == 1
+    assert kept.take_over(61.0) == (1, 5)
