@@ -83,6 +83,9 @@ class Relay:
             if outbox.keep() != "relay":
                 # All that the persister has not written yet is still in the outbox: nothing to drain.
                 outbox.become_trimmer()
+            if read_head(redis, self._partition).is_open_on(read_server(redis)):
+                outbox.go_on()
+                outbox.keep()  # a full Redis lets go of what is only kept, while Kafka is away, too
             ensure_topic(self._settings)
             # From here on nothing that an earlier relay still has can enter the topic, and what is read
             # from the outbox is read after that.

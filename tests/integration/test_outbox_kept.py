@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -176,6 +177,28 @@ def test_given_a_full_server_then_nothing_is_kept_that_sales_could_be_refused_fo
         eventually("it sells", lambda: p.one(more).status == "applied")
         assert size_of(redis) < 1_000
         redis.config_set("maxmemory", 2**30)
+        until_acknowledged(settings, redis)
+    check_clean(settings)
+
+
+def test_given_a_full_server_and_kafka_away_then_the_relay_lets_go_of_what_is_only_kept(
+    settings: Settings, redis: Redis, p: Partition, kafka_bootstrap: str
+) -> None:
+    settings = replaced(through_kafka(settings, kafka_bootstrap), outbox_keep_ms=LONG_MS)
+    with persisting(settings), relaying(settings):
+        for number in range(40):
+            p.send(*[move("receive", f"S{number}-{n}", 1) for n in range(500)])
+        until_acknowledged(settings, redis)
+    kept_bytes = size_of(redis)
+    assert kept_bytes > 1_000_000
+    redis.config_set("maxmemory", redis.info("memory")["used_memory"] - kept_bytes // 2)
+    more = move("receive", "more", 1)
+    assert p.one(more).status == "store_full"
+    with relaying(replaced(settings, kafka_bootstrap="127.0.0.1:1")):
+        eventually("it sells", lambda: p.one(more).status == "applied")
+        assert size_of(redis) < 1_000, "it waits for Kafka"
+    redis.config_set("maxmemory", 2**30)
+    with persisting(settings), relaying(settings):
         until_acknowledged(settings, redis)
     check_clean(settings)
 
@@ -351,3 +374,22 @@ def test_the_bytes_are_those_of_all_partitions_together(redis: Redis, p: Partiti
         source.read(start, 0)
         source.committed(Position(1, 21), time.monotonic())
         assert redis.xlen(OUTBOX) == left
+
+
+def test_who_only_reads_remembers_nothing_of_it(redis: Redis, p: Partition) -> None:
+    """An adoption reads ten million events where so many wait."""
+    sell(p, "r", 2_000)
+
+    def read() -> Outbox:
+        outbox, place = Outbox(redis, p.scripts, 0, "persister"), (0, 0)
+        while entries := outbox.read(place, 0):
+            place = (entries[-1].epoch, entries[-1].seq)
+        assert place == (1, 2_001)
+        return outbox
+
+    read()  # what is made once is there
+    tracemalloc.start()
+    kept = read()
+    kept_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept_bytes < 100_000, kept
