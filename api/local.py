@@ -31,7 +31,13 @@ def discover(data_dir: Path, environ: Mapping[str, str]) -> Servers:
 
     ServerError, in one line that says how to start one, where neither tells both.
     """
-    state = read_state(data_dir)
+    named = environ.get("HOLDFAST_REDIS_URL") and environ.get("HOLDFAST_POSTGRES_URL")
+    try:
+        state = read_state(data_dir)
+    except ServerError:
+        if not named:
+            raise
+        state = State()  # somebody else's stack, of which nothing is asked
     if state.supervisor is None or not state.supervisor.alive():
         state = State()
     redis_url = environ.get("HOLDFAST_REDIS_URL") or state.redis_url

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from api.binaries import ServerError
 from api.processes import ProcessId
 
 
@@ -41,9 +42,15 @@ def state_file(data_dir: Path) -> Path:
 
 
 def read_state(data_dir: Path) -> State:
-    """The state of the last stack on this directory; an empty one if none can be read."""
+    """The state of the last stack on this directory; an empty one where there is none, or nothing that can be
+    read. ServerError where only somebody else may read it: a stack may run there all the same."""
     try:
         return msgspec.json.decode(state_file(data_dir).read_bytes(), type=State)
+    except PermissionError:
+        raise ServerError(
+            f"{state_file(data_dir)} is closed to this user; ask as the one who started the stack, or name"
+            " the servers (HOLDFAST_URL, HOLDFAST_REDIS_URL, HOLDFAST_POSTGRES_URL)"
+        ) from None
     except (OSError, msgspec.MsgspecError):
         return State()
 

@@ -16,7 +16,9 @@ import pytest
 from redis import Redis
 from running import REPOSITORY, Up, eventually, holdfast, rows
 
-from api.servers import PostgresServer, RedisServer, choose_redis
+from api.local import discover
+from api.servers import PostgresServer, RedisServer, ServerError, choose_redis
+from api.state_file import State, read_state, state_file, write_state
 from engine.partitions import read_head
 from persister.persister import connect_redis
 
@@ -179,6 +181,25 @@ def test_a_directory_that_holds_other_things_keeps_its_own_permissions(stack: Up
     assert stat.S_IMODE((stack.data_dir / "shop.txt").stat().st_mode) == 0o644
     found = as_nobody(_LOOK, str(stack.data_dir)).stdout if os.geteuid() == 0 else ""
     assert found.count("read") == found.count("listed") == (1 if found else 0), found
+
+
+def test_to_another_user_a_stack_is_closed_and_not_away(place: Path) -> None:
+    """`holdfast check` of a monitoring user said "not selling: no stack runs"."""
+    write_state(place, State())
+    assert read_state(place) == State()
+    own = os.geteuid()
+    state_file(place).chmod(0o600 if own == 0 else 0)
+    try:
+        if own == 0:
+            os.seteuid(NOBODY)
+        with pytest.raises(
+            ServerError, match=r"stack.json is closed to this user; ask as the one who"
+        ):
+            discover(place, {})
+        named = {"HOLDFAST_REDIS_URL": "redis://r", "HOLDFAST_POSTGRES_URL": "postgresql://p"}
+        assert discover(place, named).redis_url == "redis://r"
+    finally:
+        os.seteuid(own)
 
 
 #: As another user who may read what root may: root's own Python can lie where nobody else gets to.
