@@ -13,7 +13,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPar
 from confluent_kafka import KafkaError as KafkaCode
 from redis import Redis
 
-from engine.acknowledged import is_acknowledged
+from engine.acknowledged import acknowledged, is_acknowledged
 from engine.events import Event
 from engine.settings import Settings
 from persister.kafka import ANSWER_S, KafkaUnavailable, client_settings, ensure_topic
@@ -118,6 +118,10 @@ class KafkaSource:
                 self._next = int(message.offset() or 0) + 1
             wait_s = 0.0
         return self._batch(events)
+
+    def lacks_end(self, position: Position) -> bool:
+        """Kafka may show the end of a transaction later than it acknowledges that."""
+        return acknowledged(self._redis, self._partition)[1] > position.seq and self._is_read()
 
     def committed(self, position: Position, known_s: float) -> None:
         """Nothing to do: Kafka keeps what it has, the ledger its mark."""

@@ -38,6 +38,8 @@ CHECK_OPEN_S = 0.5
 CHECK_CLOSED_S = 0.1
 CLOCK_AHEAD_MAX_S = 5.0
 PAUSE_S = 0.5
+#: What Kafka has acknowledged and still does not show after so long it has lost.
+SHOWS_WITHIN_S = 5.0
 DRAIN_S = 5.0
 REPEAT_WORD_S = 60.0
 
@@ -63,6 +65,8 @@ class Persister:
         self._last_word = ("", 0.0)
         # Where all that there is was looked through because of a gap.
         self._looked_at: Position | None = None
+        # Where, and since when, the source lacks an end.
+        self._lacking: tuple[Position, float] | None = None
 
     def stop(self) -> None:
         """Ask ``run`` to end: it moves what is in the outbox, 5 s at most, and returns."""
@@ -199,6 +203,8 @@ class Persister:
                 else:
                     ledger.position()  # fails where the session is gone: the ledger may have fallen back
                 source.committed(position, mono_s)
+                if head is not None:
+                    self._check_end(source, position, mono_s)
                 check_at = mono_s + (CHECK_CLOSED_S if head is None else CHECK_OPEN_S)
             batch = source.read(position, READ_WAIT_MS)
             if batch.events:
@@ -206,6 +212,21 @@ class Persister:
                 source.committed(position, mono_s)
             elif self._stopping.is_set() and source.is_drained(position):
                 return position
+
+    def _check_end(self, source: Source, position: Position, mono_s: float) -> None:
+        """Gap where the source has lost what was acknowledged: no next event may come for long that would
+        show it, and meanwhile the outbox still keeps what is missing."""
+        if not source.lacks_end(position):
+            return
+        if self._lacking is None or self._lacking[0] != position:
+            self._lacking = (position, mono_s)
+        elif mono_s - self._lacking[1] > SHOWS_WITHIN_S:
+            raise Gap(
+                f"partition {self._partition}: Kafka has acknowledged more than event"
+                f" {position.epoch}-{position.seq} and has nothing after it; what follows is missing, so"
+                " nothing more is written until somebody has looked (docs/operations.md, 'A partition"
+                " stopped')"
+            )
 
     def _warn_of_clock(self, redis: Redis, head: Head) -> None:
         seconds, _ = redis.time()

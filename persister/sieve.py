@@ -45,6 +45,10 @@ class Sieve:
     def committed(self, position: Position, known_s: float) -> None:
         self._source.committed(position, known_s)
 
+    def lacks_end(self, position: Position) -> bool:
+        """What was passed over there may be what is lacking; ``read`` finds that out."""
+        return not self._passed and self._source.lacks_end(position)
+
     def pass_over(self, unreadable: Unreadable) -> None:
         self._source.pass_over(unreadable)
 

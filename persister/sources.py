@@ -73,6 +73,10 @@ class Source(Protocol):
     def is_at_end(self) -> bool:
         """Has all been read, or passed over, that Redis had decided before this was called?"""
 
+    def lacks_end(self, position: Position) -> bool:
+        """Is there nothing after ``position`` to be read, and yet more that was acknowledged? For a moment
+        that may be so of what comes in the next one."""
+
     def committed(self, position: Position, known_s: float) -> None:
         """The ledger has all up to here, and has answered since ``known_s`` (monotonic): the source may
         forget what it has had for a while by then. Whoever was frozen since can't know whether the ledger
@@ -175,6 +179,10 @@ class OutboxSource:
 
     def is_at_end(self) -> bool:
         return not self._outbox.read(max(self._after, self._behind), 0)
+
+    def lacks_end(self, position: Position) -> bool:
+        """Never: what is acknowledged here the ledger had before."""
+        return False
 
     def committed(self, position: Position, known_s: float) -> None:
         self._outbox.acknowledge(position.epoch, position.seq, known_s=known_s)

@@ -63,6 +63,40 @@ def test_given_kafka_lost_what_the_ledger_had_not_then_it_is_read_from_what_the_
     check_gapless(anew, p.seq())
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_given_nothing_more_is_sold_then_it_is_read_while_the_outbox_keeps_it(
+    settings: Settings, redis: Redis, kafka_bootstrap: str, restarted: bool
+) -> None:
+    """No next event comes that would show the gap before what is kept is taken away."""
+    p, anew = lose_kafka(settings, redis, kafka_bootstrap)
+    if restarted:
+        redis.hset(keys.head(0), "run_id", "")
+    assert "nothing is missing" in adopt(anew, "--dry-run")
+    with relaying(anew), persisting(anew):
+        wait_for_ledger(anew)
+        p.hold("after", "A")
+        wait_for_ledger(anew)
+    check_clean(anew)
+    check_gapless(anew, p.seq())
+
+
+def test_given_nothing_more_is_sold_and_it_is_kept_no_longer_then_the_partition_stops_all_the_same(
+    settings: Settings, redis: Redis, kafka_bootstrap: str
+) -> None:
+    keeps_nothing = msgspec.structs.replace(settings, outbox_keep_ms=0)
+    p, anew = lose_kafka(keeps_nothing, redis, kafka_bootstrap)
+    with relaying(anew), persisting(anew):
+        why = eventually("it stops", lambda: stopped(anew))
+        assert "has acknowledged more than event 1-1 and has nothing after it" in why
+        assert is_open(anew.redis_url)
+    assert "events 2 to 6 are missing for good" in adopt(anew)
+    with relaying(anew), persisting(anew):
+        assert p.one(confirm("r1")).status == "confirmed"
+        wait_for_ledger(anew)
+        assert not stopped(anew)
+    check_clean(anew)
+
+
 def test_given_the_outbox_keeps_it_no_longer_then_the_partition_stops_and_says_so(
     settings: Settings, redis: Redis, kafka_bootstrap: str
 ) -> None:
