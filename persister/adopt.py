@@ -111,10 +111,11 @@ def adopt(
         check_outbox(redis, scripts, ledger, position)
         begun = ledger.holes.adoption()
         _check_kafka(settings, ledger, head, without_kafka)
+        readable = Readable(settings, redis, scripts, ledger, lambda thing: None)
+        readable.foresee()
         missing: list[range] = []
         from_outbox = False
         if begun is None:
-            readable = Readable(settings, redis, scripts, ledger, lambda thing: None)
             missing, lacks = readable.look(position)
             if not missing and not head.is_open_on(read_server(redis)):
                 outbox = Outbox(redis, scripts, partition, OutboxSource.role)

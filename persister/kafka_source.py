@@ -7,6 +7,8 @@ and there is no consumer group that could rebalance: the ledger's lease says who
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
@@ -14,6 +16,7 @@ from confluent_kafka import KafkaError as KafkaCode
 from redis import Redis
 
 from engine.acknowledged import acknowledged, is_acknowledged
+from engine.errors import LedgerError
 from engine.events import Event
 from engine.settings import Settings
 from persister.kafka import ANSWER_S, KafkaUnavailable, client_settings, ensure_topic
@@ -27,6 +30,7 @@ log = logging.getLogger("holdfast.kafka")
 
 EVENTS_A_BATCH = 5_000
 LINES_A_BATCH = 50_000
+PATIENCE_S = 600.0
 _MESSAGES_A_CALL = 1_000
 
 
@@ -78,6 +82,33 @@ class KafkaSource:
     def close(self) -> None:
         self._consumer.close()
 
+    @property
+    def mark(self) -> KafkaMark:
+        """Where it reads next."""
+        return KafkaMark(self._topic_id, self._next)
+
+    def go_to(self, offset: int) -> None:
+        """Read on there, further on or once more."""
+        self._next = offset
+        self._seek()
+
+    def rest(
+        self, on_unreadable: Callable[[Unreadable], None] = lambda it: None
+    ) -> Iterator[list[Event]]:
+        """What stands there up to the end, in batches, also empty ones; what can't be read is told and passed
+        over. LedgerError where Kafka gives none of it for 10 minutes."""
+        give_up_at = time.monotonic() + PATIENCE_S
+        while not self._is_read():
+            batch = self.read(Position(0, 0), 100)
+            yield batch.events
+            if batch.unreadable is not None:
+                on_unreadable(batch.unreadable)
+                self.pass_over(batch.unreadable)
+            if batch.events:
+                give_up_at = time.monotonic() + PATIENCE_S
+            elif time.monotonic() > give_up_at:
+                raise LedgerError("Kafka has more events and does not give them; try again later")
+
     def begin(self, position: Position) -> None:
         """Nothing to do: whoever has the ledger's lease may read."""
 
@@ -127,15 +158,14 @@ class KafkaSource:
         """Nothing to do: Kafka keeps what it has, the ledger its mark."""
 
     def pass_over(self, unreadable: Unreadable) -> None:
-        self._next = int(unreadable.place) + 1
-        self._seek()
+        self.go_to(int(unreadable.place) + 1)
 
     def is_at_end(self) -> bool:
         """What the relay has acknowledged, Kafka had before."""
         return is_acknowledged(self._redis, self._partition) and self._is_read()
 
     def _batch(self, events: list[Event], unreadable: Unreadable | None = None) -> Batch:
-        return Batch(events, KafkaMark(self._topic_id, self._next), unreadable)
+        return Batch(events, self.mark, unreadable)
 
     def _unreadable(self, message: Any, why: UnreadableMessage) -> Unreadable:
         return Unreadable(
@@ -151,8 +181,7 @@ class KafkaSource:
     def _stumbled(self, error: KafkaCode) -> None:
         if error.code() in (KafkaCode.OFFSET_OUT_OF_RANGE, KafkaCode._AUTO_OFFSET_RESET):
             log.warning("partition %s: %s; from the first message on", self._partition, error.str())
-            self._next = self._watermarks()[0]
-            self._seek()
+            self.go_to(self._watermarks()[0])
         else:
             raise KafkaUnavailable(f"Kafka: {error.str()}")
 

@@ -92,7 +92,7 @@ class Ledger:
         4. Check that the others follow the position without a gap.
         5. COPY events (each with the hash of the chain) and movements.
         6. Add to balances, keep live reservations along.
-        7. Move the position, the head of the chain and ``mark``, commit.
+        7. Move the position, the head of the chain and ``mark``; note new openings; commit.
 
         PartitionStopped (and nothing written) where an event differs from the one kept under its
         seq, where a seq is missing, or where an epoch goes back.
@@ -127,8 +127,7 @@ class Ledger:
                     "topic_id": mark.topic_id if mark else None,
                 },
             )
-        for epoch in self.openings.begun_by(fresh):
-            self.openings.use(epoch)
+            self.openings.note_begun(fresh)
         return last
 
     def _lawful(self, events: Sequence[Event]) -> Sequence[Event]:

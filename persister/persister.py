@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import psycopg
 from redis import Redis
@@ -27,6 +27,7 @@ from persister.heal import check_outbox
 from persister.kafka_source import KafkaSource
 from persister.ledger import Gap, KafkaMark, Ledger, Position
 from persister.opening import Opener
+from persister.openings_ahead import OpeningsAhead
 from persister.ownership import OtherLedger, OtherWriter, Ownership
 from persister.sieve import Sieve
 from persister.sources import OutboxSource, Source, hand_over
@@ -63,6 +64,7 @@ class Persister:
         self._partition = partition
         self._stopping = threading.Event()
         self._last_word = ("", 0.0)
+        self._ahead = OpeningsAhead()
         # Where all that there is was looked through because of a gap.
         self._looked_at: Position | None = None
         # Where, and since when, the source lacks an end.
@@ -161,11 +163,11 @@ class Persister:
     def _move_from_kafka(
         self, mark: KafkaMark | None, ledger: Ledger, redis: Redis, scripts: Scripts
     ) -> Position | None:
-        kafka = KafkaSource(self._settings, redis, self._partition, mark)
-        try:
+        with closing(KafkaSource(self._settings, redis, self._partition, mark)) as kafka:
+            if not self._ahead.look(kafka, lambda: not self._stopping.is_set()):
+                return None
+            ledger.openings.foresee(self._ahead.first_seqs)
             return self._move_from(Sieve(kafka, ledger, redis), ledger, redis, scripts)
-        finally:
-            kafka.close()
 
     def _move_from(
         self, source: Source, ledger: Ledger, redis: Redis, scripts: Scripts

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import heapq
-import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from typing import NamedTuple
 
 from redis import Redis
 
-from engine.errors import LedgerError
 from engine.events import Event
 from engine.partitions import read_head
 from engine.scripts import Scripts
 from engine.settings import Settings
 from persister.kafka_source import KafkaSource
 from persister.ledger import Ledger, Position
+from persister.openings_ahead import OpeningsAhead
 from persister.outbox import Outbox
 from persister.sources import OutboxSource, Unreadable
 
-PATIENCE_S = 600.0
 _Unreadables = Callable[[Unreadable], None]
 
 
@@ -47,6 +46,15 @@ class Readable:
         self._scripts = scripts
         self._ledger = ledger
         self._on_unreadable = on_unreadable
+
+    def foresee(self) -> None:
+        """Tell the ledger's openings which others made what Kafka has."""
+        if self._settings.kafka_bootstrap:
+            partition = self._ledger.partition
+            with closing(KafkaSource(self._settings, self._redis, partition, None)) as source:
+                ahead = OpeningsAhead()
+                ahead.look(source)
+            self._ledger.openings.foresee(ahead.first_seqs)
 
     def events(self, after: Position, *, fenced: bool) -> Iterator[Event]:
         """Each event after a place once, as its opening was allowed to make it. ``fenced``: have no relay
@@ -100,25 +108,11 @@ class Readable:
         if not self._settings.kafka_bootstrap:
             return
         partition = self._ledger.partition
-        source = KafkaSource(self._settings, self._redis, partition, None)
-        try:
+        with closing(KafkaSource(self._settings, self._redis, partition, None)) as source:
             if fenced:
                 source.fence()
-            give_up_at = time.monotonic() + PATIENCE_S
-            while not source.is_drained(Position(0, 0)):
-                batch = source.read(Position(0, 0), 100)
-                yield from batch.events
-                if batch.unreadable is not None:
-                    self._on_unreadable(batch.unreadable)
-                    source.pass_over(batch.unreadable)
-                if batch.events:
-                    give_up_at = time.monotonic() + PATIENCE_S
-                elif time.monotonic() > give_up_at:
-                    raise LedgerError(
-                        "Kafka has more events and does not give them; try again later"
-                    )
-        finally:
-            source.close()
+            for events in source.rest(self._on_unreadable):
+                yield from events
 
 
 class _Gaps:

@@ -28,6 +28,7 @@ from persister.database import QUERIES, Connection
 from persister.holes import holes_of
 from persister.kafka_source import KafkaSource
 from persister.ledger import Ledger, Position
+from persister.openings_ahead import OpeningsAhead
 from persister.ownership import Claim, Ownership
 from persister.persister import connect_redis
 from persister.rebuild import Rebuild, events_from
@@ -119,6 +120,9 @@ def _drain(ledger: Ledger, redis: Redis, settings: Settings, on_progress: Progre
     kafka = KafkaSource(settings, redis, ledger.partition, ledger.kafka_mark())
     kafka.fence()
     try:
+        ahead = OpeningsAhead()
+        ahead.look(kafka)
+        ledger.openings.foresee(ahead.first_seqs)
         source = Sieve(kafka, ledger, redis)
         position, count = ledger.position(), 0
         give_up_at = time.monotonic() + DRAIN_PATIENCE_S

@@ -29,13 +29,13 @@ from engine import keys
 from engine.settings import Settings
 
 
-def older_copy(settings: Settings) -> Settings:
+def older_copy(settings: Settings, suffix: str = "dump") -> Settings:
     """The same Redis, and the ledger as it is now, in another database: a dump."""
     base, name = settings.postgres_url.rsplit("/", 1)
     with psycopg.connect(f"{base}/postgres", autocommit=True) as admin:
-        admin.execute(f"DROP DATABASE IF EXISTS {name}_dump WITH (FORCE)")
-        admin.execute(f"CREATE DATABASE {name}_dump TEMPLATE {name}")
-    return msgspec.structs.replace(settings, postgres_url=f"{base}/{name}_dump")
+        admin.execute(f"DROP DATABASE IF EXISTS {name}_{suffix} WITH (FORCE)")
+        admin.execute(f"CREATE DATABASE {name}_{suffix} TEMPLATE {name}")
+    return msgspec.structs.replace(settings, postgres_url=f"{base}/{name}_{suffix}")
 
 
 def adopt(settings: Settings, *options: str, code: int = 0) -> str:

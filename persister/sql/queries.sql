@@ -84,8 +84,9 @@ SELECT %(partition)s, greatest(%(above)s,
 RETURNING epoch
 
 -- name: use_opening
-UPDATE openings SET used_at = now()
-WHERE partition = %(partition)s AND epoch = %(epoch)s AND used_at IS NULL
+INSERT INTO openings (partition, epoch, first_seq, run_id, used_at)
+VALUES (%(partition)s, %(epoch)s, %(first_seq)s, '', now())
+ON CONFLICT (partition, epoch) DO UPDATE SET used_at = now() WHERE openings.used_at IS NULL
 
 -- name: ledger_identity
 SELECT concat_ws('.', (SELECT ledger_id FROM ledger_identity),

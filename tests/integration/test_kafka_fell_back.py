@@ -3,12 +3,10 @@ yet is read from what the outbox still keeps."""
 
 from __future__ import annotations
 
-import json
-
 import msgspec
 import pytest
-from adopt_kit import adopt, older_copy
-from kafka_kit import messages, produce, relaying, through_kafka
+from adopt_kit import adopt
+from kafka_kit import relaying, through_kafka
 from kit import Partition, confirm
 from redis import Redis
 from running import (
@@ -18,7 +16,6 @@ from running import (
     eventually,
     is_open,
     on_one_redis,
-    open_anew,
     persisting,
     rows,
     stopped,
@@ -149,29 +146,3 @@ def test_given_kafka_is_gone_for_good_and_the_outbox_keeps_all_then_adopting_ope
         assert p.one(confirm("r1")).status == "confirmed"
         wait_for_ledger(settings)
     check_clean(settings)
-
-
-def test_given_a_message_of_a_replaced_opening_then_the_lawful_one_of_its_seq_is_read(
-    settings: Settings, redis: Redis, kafka_bootstrap: str
-) -> None:
-    """A master that was cut off has left it in the topic."""
-    through = msgspec.structs.replace(through_kafka(settings, kafka_bootstrap), outbox_keep_ms=0)
-    p = Partition.of(redis)
-    with relaying(through), persisting(through):
-        p.receive("A", 100)
-        wait_for_ledger(through)
-        open_anew(through, redis)
-    older = older_copy(through)
-    first = json.loads(messages(through)[0])
-    produce(through, json.dumps(first | {"seq": 2, "movement_id": "cut-off"}).encode())
-    with relaying(through), persisting(through):
-        for name in ("r1", "r2"):
-            p.hold(name, "A")
-        wait_for_ledger(through)
-        eventually("nothing is kept", lambda: redis.xlen(keys.outbox(0)) == 0)
-    sent = [json.loads(body) for body in messages(through)]
-    assert [(each["epoch"], each["seq"]) for each in sent] == [(1, 1), (1, 2), (2, 2), (2, 3)]
-    assert "nothing is missing: all that the ledger has not yet" in adopt(older)
-    with relaying(older), persisting(older):
-        wait_for_ledger(older)
-    check_clean(older)
