@@ -17,26 +17,29 @@
 --       8 to_epoch  of the last event to take away; '' for none
 --       9 to_seq    of the last event to take away
 --      10 kept      bytes of those that are safe and stay
+--      11 takes     1: from another process of the same role, which was replaced
 -- RETURNS {kept, trimmer} | {taken, holder, ms left} | {other_trimmer, trimmer} | {opened_anew} | {no_head}
 --- @include lib/acknowledged.lua
+--- @include lib/lease.lua
 --- @include lib/open.lua
 --- @include lib/promoted.lua
 --- @include lib/writes_when_full.lua
-local LEASE_MAX_MS = 60000 -- a later end is from a clock that was set back since
 local holder, lease_ms, role = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local epoch, seq, bytes, opening = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local to_epoch, to_seq, kept_bytes = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
+local takes = ARGV[11] == '1'
 
 if not read_head() then
   return {'no_head'}
 end
 local kept = redis.call('HMGET', KEYS[1], 'lease', 'lease_until_ms', 'trimmer')
-local left = (whole(kept[2]) or 0) - head.server_ms
-if kept[1] ~= holder and left > 0 and left <= LEASE_MAX_MS then
-  return {'taken', kept[1], left}
+local last, left = kept[1] or holder, lease_left_ms(kept[2])
+local was_replaced = takes and role_of(last) == role_of(holder)
+if last ~= holder and (epoch or to_epoch or left > 0 and not was_replaced) then
+  return {'taken', last, left} -- whoever was away can't know what is safe since
 end
 local trimmer = role ~= '' and role or kept[3] or ''
-local is_trimmer = trimmer == string.match(holder, '^%a*')
+local is_trimmer = trimmer == role_of(holder)
 if epoch and not is_trimmer then
   return {'other_trimmer', trimmer} -- it took over while this one was away
 end

@@ -290,8 +290,8 @@ class _Work:
         """As a persister does, with all that it looks at before."""
         settings, redis, partition = self._settings, self._redis, self._ledger.partition
         if not settings.kafka_bootstrap:
-            outbox = Outbox(redis, self._scripts, partition, OutboxSource.role, OutboxSource.role)
-            outbox.keep()
+            outbox = Outbox(redis, self._scripts, partition, OutboxSource.role)
+            outbox.keep(takes=True)
             outbox.become_trimmer()  # what a relay took away was read, or is told by now
             return self._open_from(OutboxSource(redis, self._scripts, settings, partition))
         source = KafkaSource(settings, redis, partition, self._ledger.kafka_mark())

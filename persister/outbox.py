@@ -61,9 +61,7 @@ def name_holder(role: str) -> str:
 class Outbox:
     """The outbox of one partition, for one process in one role ('persister' or 'relay').
 
-    ``holder`` names it to others; given where something else already keeps a second one away, so that
-    after a kill its next start needn't wait for its own lease. ``settings`` say how long what is
-    acknowledged is kept.
+    ``holder`` names it to others. ``settings`` say how long what is acknowledged is kept.
     """
 
     def __init__(
@@ -152,13 +150,15 @@ class Outbox:
         found: Any = self._redis.hmget(keys.head(self._partition), "trimmed_seq")
         return int(found[0] or 0)
 
-    def keep(self) -> str:
+    def keep(self, *, takes: bool = False) -> str:
         """Take or renew the lease (3 s), and take away what has been kept for long enough; the role that is
         the trimmer, '' for none yet.
 
-        LeaseTaken where another process has it, StoreError where the partition was never opened.
+        ``takes``: also from another process of this role, for who knows by other means that it has replaced
+        that one. Else LeaseTaken; StoreError where the partition was never opened.
         """
-        return self._trim(LEASE_MS, all_of_it=len(self._kept) > 0 and self._is_full())
+        is_full = len(self._kept) > 0 and self._is_full()
+        return self._trim(LEASE_MS, all_of_it=is_full, takes=takes)
 
     def become_trimmer(self) -> None:
         """From now on head names this role. The caller has the lease, and has shown that what the
@@ -193,8 +193,8 @@ class Outbox:
     ) -> None:
         """All up to (epoch, seq) is safe elsewhere, after ``go_on``; ``opening`` is the epoch that was open
         when it was read. ``known_s``: what was kept for long enough by then is taken away, now and until
-        this is called again; by default by now. LeaseTaken where another process has the lease, or head
-        names another role; StoreError where another epoch is open since."""
+        this is called again; by default by now. LeaseTaken where another process has had the lease
+        since, or head names another role; StoreError where another epoch is open since."""
         place = (epoch, seq)
         self._opening, self._known_s = opening, known_s
         size = counted = 0
@@ -222,6 +222,7 @@ class Outbox:
         acknowledged: Place | None = None,
         bytes_count: int | str = 0,
         all_of_it: bool = False,
+        takes: bool = False,
     ) -> str:
         p = self._partition
         known_s = time.monotonic() if self._known_s is None else self._known_s
@@ -235,7 +236,7 @@ class Outbox:
                 *(acknowledged or ("", 0)),
                 *(bytes_count, self._opening),
                 *(to or ("", 0)),
-                self._kept.bytes_count,
+                *(self._kept.bytes_count, int(takes)),
             ],
         )
         word = answer[0]

@@ -125,8 +125,7 @@ class OutboxSource:
     def __init__(self, redis: Redis, scripts: Scripts, settings: Settings, partition: int) -> None:
         self._redis = redis
         self._partition = partition
-        # The ledger's own lease keeps a second persister away.
-        self._outbox = Outbox(redis, scripts, partition, self.role, self.role, settings)
+        self._outbox = Outbox(redis, scripts, partition, self.role, settings=settings)
         self._has_begun = False
         self._behind: Place = (0, 0)  # the last entry that was passed over
         self._after: Place = (0, 0)  # where it was read from the last time
@@ -138,7 +137,8 @@ class OutboxSource:
             self._has_begun = True
 
     def _become_trimmer(self, position: Position) -> None:
-        trimmer = self._outbox.keep()
+        # Whoever has the ledger's lease has replaced the persister before it.
+        trimmer = self._outbox.keep(takes=not self._has_begun)
         if trimmer == self.role:
             return
         self._has_begun = False

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import tracemalloc
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -38,7 +37,6 @@ from engine.settings import Settings
 from persister import database, heal
 from persister.heal import check_outbox
 from persister.ledger import Ledger, Position
-from persister.outbox import Outbox
 from persister.sources import OutboxSource
 
 pytestmark = on_one_redis
@@ -323,22 +321,6 @@ def test_of_what_is_only_kept_the_newest_is_compared_and_of_what_waits_all(
         assert look(at) == list(range(1, 302)), "an older head"
 
 
-def test_where_an_outbox_begins_after_a_place(redis: Redis, p: Partition) -> None:
-    sell(p, "r", 4)
-    outbox = Outbox(redis, p.scripts, 0, "persister")
-    assert [outbox.begins_after((1, seq)) for seq in (0, 3, 4, 5)] == [1, 4, 5, None]
-    redis.xdel(OUTBOX, "1-3")
-    assert outbox.begins_after((1, 2)) == 4, "events that were healed never stood there"
-    redis.delete(OUTBOX)
-    redis.xadd(OUTBOX, {"events": b"\xc1"}, id="1-9")
-    redis.hset(keys.head(0), "trimmed_seq", 4)
-    assert outbox.begins_after((1, 2)) == 5, "it can't be read: from what was trimmed on"
-    redis.delete(OUTBOX)
-    redis.xadd(OUTBOX, {"events": b"\xc1"}, id="1-8")
-    redis.xadd(OUTBOX, {"events": b"\xc1"}, id="1-9")
-    assert outbox.begins_after((1, 8)) == 9
-
-
 @pytest.mark.anyio
 async def test_status_and_metrics_tell_apart_what_waits_and_what_is_kept(
     settings: Settings, redis: Redis, p: Partition
@@ -374,22 +356,3 @@ def test_the_bytes_are_those_of_all_partitions_together(redis: Redis, p: Partiti
         source.read(start, 0)
         source.committed(Position(1, 21), time.monotonic())
         assert redis.xlen(OUTBOX) == left
-
-
-def test_who_only_reads_remembers_nothing_of_it(redis: Redis, p: Partition) -> None:
-    """An adoption reads ten million events where so many wait."""
-    sell(p, "r", 2_000)
-
-    def read() -> Outbox:
-        outbox, place = Outbox(redis, p.scripts, 0, "persister"), (0, 0)
-        while entries := outbox.read(place, 0):
-            place = (entries[-1].epoch, entries[-1].seq)
-        assert place == (1, 2_001)
-        return outbox
-
-    read()  # what is made once is there
-    tracemalloc.start()
-    kept = read()
-    kept_bytes, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert kept_bytes < 100_000, kept

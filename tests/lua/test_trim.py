@@ -17,10 +17,10 @@ def p(redis):
     return Partition(redis)
 
 
-def trim(p, holder, lease_ms=3000, role="", epoch="", seq=0, size=0, opening="", to=None):
+def trim(p, holder, lease_ms=3000, role="", epoch="", seq=0, size=0, opening="", to=None, takes=0):
     """Acknowledge up to there, and take all of it away, or ``to``: (epoch, seq, bytes that stay)."""
     to = (epoch, seq, 0) if to is None else to
-    answer = p.script("trim", WRITES, holder, lease_ms, role, epoch, seq, size, opening, *to)
+    answer = p.script("trim", WRITES, holder, lease_ms, role, epoch, seq, size, opening, *to, takes)
     return [part.decode() if isinstance(part, bytes) else part for part in answer]
 
 
@@ -41,6 +41,29 @@ def test_given_a_partition_opened_anew_since_they_were_read_then_nothing_is_trim
     assert p.redis.xlen(keys.outbox(0)) == 1 and p.head()["trimmed_seq"] == "0"
     assert trim(p, "relay:1", role="relay", epoch="1", seq=1, size=9, opening="2")[0] == "kept"
     assert p.redis.xlen(keys.outbox(0)) == 0
+
+
+def test_given_another_that_had_the_lease_since_then_what_one_knows_is_refused(p):
+    """It was frozen. The other one has ended, and what was safe may not be so any more."""
+    p.receive("A", 10)
+    trim(p, "persister:1", role="persister")
+    trim(p, "persister:2", takes=1)
+    assert trim(p, "persister:1", epoch="1", seq=1, size=9)[:2] == ["taken", "persister:2"]
+    trim(p, "persister:2", lease_ms=0)
+    for known in {"epoch": "1", "seq": 1, "size": 9}, {"to": ("1", 1, 0)}:
+        assert trim(p, "persister:1", **known) == ["taken", "persister:2", 0]
+    assert p.redis.xlen(keys.outbox(0)) == 1 and "acknowledged_seq" not in p.head()
+    assert trim(p, "persister:1") == ["kept", "persister"]
+    assert trim(p, "persister:1", epoch="1", seq=1, size=9) == ["kept", "persister"]
+    assert p.head()["acknowledged_seq"] == "1"
+
+
+def test_given_one_that_was_replaced_then_its_lease_is_taken_by_its_own_role_only(p):
+    trim(p, "persister:1", role="persister")
+    assert trim(p, "persister:2")[:2] == ["taken", "persister:1"]
+    assert trim(p, "relay:1", takes=1)[:2] == ["taken", "persister:1"]
+    assert trim(p, "persister:2", takes=1) == ["kept", "persister"]
+    assert trim(p, "persister:1")[:2] == ["taken", "persister:2"]
 
 
 @pytest.mark.parametrize(("holder", "other"), [("relay:1", "persister"), ("persister", "relay")])
