@@ -1,12 +1,17 @@
 """The command line: ``holdfast up``, ``check``, ``reconcile``, …
 
-Exit codes everywhere: 0 done, 1 done and something is wrong, 2 could not be done (one line says why).
+Exit codes everywhere: 0 done, 1 done and something is wrong, 2 could not be done (one line says why),
+130 interrupted.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from typing import Any
 
 import click
 import psycopg
@@ -16,6 +21,7 @@ from api.cli_kit import fail
 from engine.addresses import why
 from engine.errors import HoldfastError
 
+INTERRUPTED = 128 + 2  # as a shell tells an end by SIGINT
 #: Each command's module and its name there.
 _COMMANDS = {
     "audit": "cli_ledger.audit_command",
@@ -49,6 +55,26 @@ class _Commands(click.Group):
         command: click.Command = getattr(import_module(f"api.{module}"), name)
         return command
 
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        with _nobody_reads():
+            return super().make_context(*args, **more)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _nobody_reads():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _nobody_reads() -> Iterator[None]:
+    """click itself ends with 1 there, and a check with 1 says that nothing can be sold."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # for what is still to be printed
+        raise HoldfastError("nobody reads what it prints") from None
+
 
 @click.group(cls=_Commands)
 @click.version_option(package_name="holdfast", prog_name="holdfast")
@@ -59,7 +85,13 @@ def cli() -> None:
 def run() -> None:
     """Run the command line: no traceback ever reaches a user for what can go wrong around us."""
     try:
-        cli(standalone_mode=True)
+        sys.exit(cli(standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except click.Abort:
+        click.echo("holdfast: interrupted", err=True)
+        sys.exit(INTERRUPTED)
     except HoldfastError as error:
         fail(error)
     except RedisError as error:
