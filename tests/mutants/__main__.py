@@ -9,24 +9,25 @@ tests/mutants/reasons.toml. Exit code 0 where none survives without a reason, el
 from __future__ import annotations
 
 import argparse
+import ast
 import os
 import sys
-import time
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import accumulate
 from pathlib import Path
 from queue import SimpleQueue
 from tempfile import TemporaryDirectory
 
 from tests.mutants.concerned import Tree
-from tests.mutants.copies import Copy
+from tests.mutants.copies import Copy, Measured
 from tests.mutants.fault import Fault
 from tests.mutants.in_text import lua_faults, sql_faults
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 REASONS = Path(__file__).with_name("reasons.toml")
-FIRST_RUN_S = 1_800.0
 
 
 def faults_in(path: str) -> list[Fault]:
@@ -50,67 +51,91 @@ def reasons() -> dict[tuple[str, str, str], str]:
 
 
 class Run:
-    """All faults of one file, with the tests that it concerns, on some copies."""
+    """The faults of some files, with the tests that each concerns, on some copies."""
 
     def __init__(
-        self, path: str, tests: Sequence[str], copies: Sequence[Copy], *, all_servers: bool
+        self, tests: Mapping[str, Sequence[str]], copies: Sequence[Copy], at_most_s: float
     ) -> None:
-        self._path = path
+        """``tests``: the files of tests by the file that they are about, the nearest first."""
         self._tests = tests
-        self._all_servers = all_servers
+        self._at_most_s = at_most_s
         self._copies: SimpleQueue[Copy] = SimpleQueue()
         for copy in copies:
             self._copies.put(copy)
         self._all = list(copies)
-        self._limit_s = FIRST_RUN_S
-        self.width = len(copies)
+        self._names: list[str] = []
+        self._noticed: Counter[str] = Counter()
+        self._measured: Measured | None = None
 
-    def check(self) -> None:
-        """The tests pass as it is; how long they take sets the limit of each fault. SystemExit else."""
-        began = time.monotonic()
-        passes, output = self._try((ROOT / self._path).read_text())
-        if not passes:
-            sys.exit(f"mutants: without any fault the tests of {self._path} fail:\n{output}")
-        self._limit_s = 30 + 3 * (time.monotonic() - began)
+    def begin(self) -> None:
+        """Run all of the tests as it is: how long they take, and which lines of Python they run."""
+        files = list(dict.fromkeys(file for files in self._tests.values() for file in files))
+        for copy in self._all:
+            self._names = copy.begin(files)
+        _say(f"{len(self._names)} tests in {len(files)} files, without any fault first")
+        self._measured = self._all[0].measure(
+            [path for path in self._tests if path.endswith(".py")]
+        )
+        if self._measured.fails:
+            _say(f"LEFT OUT, they fail without any fault: {' '.join(self._measured.fails)}")
 
     def end(self) -> None:
-        """End what runs in the copies."""
         for copy in self._all:
             copy.end()
 
-    def survives(self, fault: Fault) -> bool:
-        """Do all the tests pass with it?"""
-        return self._try(fault.text)[0]
+    def survivors(self, faults: Sequence[Fault]) -> Iterator[Fault]:
+        """One after the other as they are found; progress goes to stderr."""
+        with ThreadPoolExecutor(len(self._all)) as pool:
+            asked = {pool.submit(self._notices, fault): fault for fault in faults}
+            try:
+                for number, done in enumerate(as_completed(asked), 1):
+                    test = done.result()
+                    _say(f"{number}/{len(faults)} {test or 'SURVIVES'}  {asked[done]}")
+                    if test is None:
+                        yield asked[done]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
-    def _try(self, text: str) -> tuple[bool, str]:
+    def _notices(self, fault: Fault) -> str | None:
+        """The test that notices it."""
+        assert self._measured is not None
+        tests = self._tests_of(fault, self._measured)
         copy = self._copies.get()
         try:
-            return copy.run_with(
-                self._path,
-                text,
-                self._tests,
-                all_servers=self._all_servers,
-                timeout_s=self._limit_s,
-            )
+            found = copy.notices(fault.path, fault.text, tests, self._measured.seconds)
         finally:
             self._copies.put(copy)
+        if found:
+            self._noticed[found] += 1
+        return found if found is None else found or "when imported"
+
+    def _tests_of(self, fault: Fault, measured: Measured) -> list[str]:
+        """First those that noticed others, then the quickest."""
+        files = set(self._tests[fault.path])
+        names = {name for name in self._names if name.partition("::")[0] in files}
+        first, last = function_around(fault)
+        for lines in (fault.line, fault.line), (first, last):
+            running = names & measured.running(fault.path, *lines)
+            if running:
+                names = running
+                break
+        left = names - set(measured.fails)
+        ordered = sorted(left, key=lambda name: (-self._noticed[name], measured.seconds[name]))
+        spent = accumulate([measured.seconds[name] for name in ordered])
+        return [name for name, at_s in zip(ordered, spent, strict=True) if at_s <= self._at_most_s]
 
 
-def survivors_in(run: Run, faults: Sequence[Fault]) -> Iterable[Fault]:
-    """One after the other as they are found; progress goes to stderr."""
-    run.check()
-    with ThreadPoolExecutor(run.width) as pool:
-        asked = {pool.submit(run.survives, fault): fault for fault in faults}
-        try:
-            for number, done in enumerate(as_completed(asked), 1):
-                word = "SURVIVES" if done.result() else "noticed"
-                _say(f"{number}/{len(faults)} {word}  {asked[done]}")
-                if done.result():
-                    yield asked[done]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            run.end()
-            raise
+def function_around(fault: Fault) -> tuple[int, int]:
+    """First and last line of the function that it is in; (0, 0) where it is in none."""
+    if not fault.path.endswith(".py"):
+        return 0, 0
+    functions = [
+        (each.lineno, each.end_lineno or each.lineno)
+        for each in ast.walk(ast.parse((ROOT / fault.path).read_text()))
+        if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    return max([(a, b) for a, b in functions if a < fault.line <= b], default=(0, 0))
 
 
 def _say(text: str) -> None:
@@ -124,22 +149,36 @@ def main() -> int:
     parser.add_argument("--only", type=int, nargs="+", metavar="LINE", help="faults of these lines")
     parser.add_argument("--tests", nargs="+", metavar="FILE", help="instead of those it concerns")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="each Nth fault only")
+    parser.add_argument(
+        "--at-most-s",
+        type=float,
+        default=120,
+        metavar="S",
+        help="of tests a fault, the quickest first",
+    )
     parser.add_argument("--all-servers", action="store_true", help="on each kind of Redis")
     asked = parser.parse_args()
     tree, known = Tree(ROOT), reasons()
-    found: list[Fault] = []
+    tests = {path: asked.tests or tree.tests_of(path) for path in asked.files}
+    for path, files in tests.items():
+        if not files:
+            sys.exit(f"mutants: no test names, imports or includes {path}")
+    faults = [
+        fault
+        for path in asked.files
+        for fault in faults_in(path)[:: asked.every]
+        if not asked.only or fault.line in asked.only
+    ]
     with TemporaryDirectory(prefix="holdfast-mutants-") as directory:
         Path(directory).chmod(0o755)  # PostgreSQL runs as a user of its own
-        copies = [Copy(ROOT, Path(directory, str(n))) for n in range(asked.workers)]
-        for path in asked.files:
-            tests = asked.tests or tree.tests_of(path)
-            if not tests:
-                sys.exit(f"mutants: no test names, imports or includes {path}")
-            all_of_them = faults_in(path)[:: asked.every]
-            faults = [f for f in all_of_them if not asked.only or f.line in asked.only]
-            _say(f"{path}: {len(faults)} faults, {len(tests)} test files: {' '.join(tests)}")
-            run = Run(path, tests, copies, all_servers=asked.all_servers)
-            found += survivors_in(run, faults)
+        places = [Path(directory, str(number)) for number in range(asked.workers)]
+        copies = [Copy(ROOT, place, all_servers=asked.all_servers) for place in places]
+        run = Run(tests, copies, asked.at_most_s)
+        try:
+            run.begin()
+            found = list(run.survivors(faults))
+        finally:
+            run.end()
     without = [f for f in found if (f.path, f.before, f.after) not in known]
     print(f"\n{len(found)} faults survived, {len(found) - len(without)} of them with a reason:")
     for fault in sorted(found, key=lambda each: (each.path, each.line)):

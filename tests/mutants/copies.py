@@ -14,16 +14,39 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tests.mutants.swap import is_within_functions
+
 #: Only the plugins that the tests need: starting the others takes longer than most tests.
-_OPTIONS = ("-x", "--no-header", "--tb=line", "-p", "anyio.pytest_plugin")
-_NURSERY = [sys.executable, "-m", "tests.mutants.nursery"]
+_OPTIONS = ("--no-header", "--tb=line", "-q", "-p", "anyio.pytest_plugin")
+_NEWEST = ("-p", "tests.mutants.one_server")
+_END_S = 60.0
+
+
+class Measured:
+    """What the tests of a checkout do without any fault: ``seconds`` of each, and by file and line which of
+    them run it."""
+
+    def __init__(self, told: dict[str, Any], root: Path) -> None:
+        self.seconds: dict[str, float] = told["seconds"]
+        self.fails: list[str] = told["fails"]
+        self._lines = {
+            str(Path(file).relative_to(root)): {int(n): set(tests) for n, tests in lines.items()}
+            for file, lines in told["lines"].items()
+        }
+
+    def running(self, path: str, first: int, last: int) -> set[str]:
+        """Tests that run one of these lines."""
+        lines = self._lines.get(path, {})
+        return set().union(*(lines.get(line, set()) for line in range(first, last + 1)))
 
 
 class Copy:
     """What git knows of a checkout, and what is new in it, in a directory of its own."""
 
-    def __init__(self, source: Path, directory: Path) -> None:
+    def __init__(self, source: Path, directory: Path, *, all_servers: bool) -> None:
         self.directory = directory
+        self._options = (*_OPTIONS, *(() if all_servers else _NEWEST))
+        self._files: Sequence[str] = ()
         self._written_at = time.time_ns()
         self._nursery: subprocess.Popen[str] | None = None
         listed = subprocess.run(
@@ -38,32 +61,88 @@ class Copy:
                 (directory / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source / name, directory / name)
 
-    def run_with(
-        self, path: str, text: str, tests: Sequence[str], *, all_servers: bool, timeout_s: float
-    ) -> tuple[bool, str]:
-        """Do the tests pass with this text in the place of a file, in time? And what pytest said.
+    def begin(self, files: Sequence[str]) -> list[str]:
+        """Have the tests of these files ready; what they are called."""
+        self._files = files
+        self._nursery = subprocess.Popen(
+            [sys.executable, "-m", "tests.mutants.nursery", *self._options, *files],
+            cwd=self.directory,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env=self._environ(),
+        )
+        return list(self._answer()["tests"])
 
-        They run in the order given, and end at the first that fails."""
+    def measure(self, paths: Sequence[str]) -> Measured:
+        """Run all tests without any fault."""
+        return Measured(
+            self._ask({"measure": [str(self.directory / p) for p in paths]}), self.directory
+        )
+
+    def notices(
+        self, path: str, text: str, tests: Sequence[str], seconds: dict[str, float]
+    ) -> str | None:
+        """The first of these tests that fails, or hangs, with this text in the place of a file; None where
+        they all pass. They run in the order given."""
         kept = (self.directory / path).read_text()
-        plugin = [] if all_servers else ["-p", "tests.mutants.one_server"]
         self._write(path, text)
         try:
-            answer = self._ask([*_OPTIONS, *plugin, *tests], timeout_s)
+            if path.endswith(".py") and not is_within_functions(kept, text):
+                return self._in_a_new_process(tests, seconds)
+            limits_s = {test: 10 + 5 * seconds[test] for test in tests}
+            file = str(self.directory / path)
+            answer = self._ask({"tests": tests, "file": file, "limits_s": limits_s})
+            if answer.get("hung"):
+                self.end()  # whatever it hung in may be a server that all share
         finally:
             self._write(path, kept)
-            if not path.endswith(".lua"):
-                self.end()  # it has imported what was there
-        if answer["code"] is None:
-            return False, f"not done within {timeout_s:.0f} s\n{answer['output']}"
-        return answer["code"] == 0, answer["output"]
+        if self._nursery is None:
+            self.begin(self._files)
+        failed: str | None = answer["failed"]
+        return failed
 
     def end(self) -> None:
-        """End what runs here."""
-        if self._nursery is not None:
+        """End what runs here, and the servers with it."""
+        if self._nursery is None:
+            return
+        assert self._nursery.stdin is not None and self._nursery.stdout is not None
+        with suppress(OSError):
+            self._nursery.stdin.close()
+        self._nursery.stdout.close()
+        try:
+            self._nursery.wait(_END_S)
+        except subprocess.TimeoutExpired:
             with suppress(ProcessLookupError):
                 os.killpg(self._nursery.pid, signal.SIGKILL)
             self._nursery.wait()
-            self._nursery = None
+        self._nursery = None
+
+    def _in_a_new_process(self, tests: Sequence[str], seconds: dict[str, float]) -> str | None:
+        """For what is run at import."""
+        limit_s = 60 + 3 * sum(seconds[test] for test in tests)
+        command = [sys.executable, "-m", "pytest", "-x", *self._options, *tests]
+        with subprocess.Popen(
+            command,
+            cwd=self.directory,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=self._environ(),
+            start_new_session=True,
+        ) as process:
+            try:
+                return None if process.wait(limit_s) == 0 else ""
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGINT)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_END_S)
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                return ""
+
+    def _environ(self) -> dict[str, str]:
+        return os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
     def _write(self, path: str, text: str) -> None:
         """With a time of its own, in whole seconds: by that Python tells bytecode of before."""
@@ -72,20 +151,18 @@ class Copy:
         self._written_at += 2 * 10**9
         os.utime(file, ns=(self._written_at, self._written_at))
 
-    def _ask(self, arguments: Sequence[str], timeout_s: float) -> dict[str, Any]:
-        if self._nursery is None:
-            self._nursery = subprocess.Popen(
-                _NURSERY,
-                cwd=self.directory,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                start_new_session=True,
-                env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-            )
-        stdin, stdout = self._nursery.stdin, self._nursery.stdout
-        assert stdin is not None and stdout is not None
-        stdin.write(json.dumps({"arguments": arguments, "timeout_s": timeout_s}) + "\n")
-        stdin.flush()
-        line = stdout.readline()
-        return dict(json.loads(line)) if line else {"code": 1, "output": "it can't be imported"}
+    def _ask(self, what: dict[str, Any]) -> dict[str, Any]:
+        assert self._nursery is not None and self._nursery.stdin is not None
+        self._nursery.stdin.write(json.dumps(what) + "\n")
+        self._nursery.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._nursery is not None and self._nursery.stdout is not None
+        line = self._nursery.stdout.readline()
+        if not line:
+            sys.exit(f"mutants: the tests can't be collected: {' '.join(self._files)}")
+        answer = dict(json.loads(line))
+        if "broken" in answer:
+            sys.exit(f"mutants: the nursery failed: {answer['broken']}")
+        return answer

@@ -1,15 +1,20 @@
-"""The tool that plants faults: which it makes of Lua and SQL, and which tests a file concerns."""
+"""The tool that plants faults: which it makes of Lua and SQL, which tests a file concerns, and how it finds
+out whether one is noticed."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.mutants.__main__ import ROOT, reasons
 from tests.mutants.concerned import Tree
+from tests.mutants.copies import Copy
 from tests.mutants.fault import Fault, faults_of
 from tests.mutants.in_text import lua_faults, sql_faults
+from tests.mutants.swap import is_within_functions, swap_in
 
 TREE = Tree(ROOT)
 LUA = [
@@ -104,3 +109,115 @@ def test_each_reason_is_about_a_line_that_is_there() -> None:
     for (path, before, after), why in reasons().items():
         lines = [" ".join(line.split()) for line in (ROOT / path).read_text().splitlines()]
         assert before in lines and before != after and why, (path, before)
+
+
+BEFORE = """
+LIMIT = 5
+def first(a: int, b: int = 1) -> int:
+    return a + b
+class C:
+    kept: int = 3
+    def method(self) -> int:
+        return [n for n in (1, 2)][0]
+    @property
+    def value(self) -> int:
+        return 7
+key = lambda n: n + 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "is_within"),
+    [
+        ("a + b", "a - b", True),
+        ("a + b", "a", True),
+        ("(1, 2)", "(1, 3)", True),
+        ("return 7", "return 8", True),
+        ("    return a + b", "    if a:\n        return b\n    return a + b", False),
+        ("LIMIT = 5", "LIMIT = 6", False),
+        ("LIMIT = 5", "LIMIT = True", False),
+        ("b: int = 1", "b: int = 2", False),
+        ("kept: int = 3", "kept: int = 4", False),
+        ("@property\n", "@cached\n", False),
+        ("n + 1", "n - 1", False),
+    ],
+)
+def test_what_is_run_at_import_is_told_from_what_a_function_does(
+    old: str, new: str, is_within: bool
+) -> None:
+    """The lambda behind an inserted line stands elsewhere, which counts as changed: that is safe."""
+    assert is_within_functions(BEFORE, BEFORE)
+    assert is_within_functions(BEFORE, BEFORE.replace(old, new)) is is_within
+
+
+MODULE = """
+from contextlib import contextmanager
+from functools import cache
+import msgspec
+
+def plain(): return 1
+async def later(): return 1
+def made():
+    def inner(): return 1
+    return inner
+@cache
+def remembered(): return 1
+@contextmanager
+def held(): yield 1
+class Struct(msgspec.Struct):
+    def method(self): return 1
+    @property
+    def value(self): return 1
+    @staticmethod
+    def static(): return 1
+    @classmethod
+    def cls(kind): return (super().__init_subclass__, 1)[1]
+"""
+
+
+def test_who_holds_a_function_already_has_the_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "swapped_module.py"
+    file.write_text(MODULE)
+    from swapped_module import Struct, held, later, made, plain, remembered  # type: ignore
+
+    struct = Struct()
+    held_by_others = [plain, made(), remembered, struct.method, struct.static, struct.cls]
+    file.write_text(
+        MODULE.replace("return 1", "return 2").replace("yield 1", "yield 2").replace(", 1)", ", 2)")
+    )
+    swap_in(str(file))
+    assert [plain(), made()(), remembered(), *(f() for f in held_by_others)] == [2] * 9
+    assert struct.value == 2 and asyncio.run(later()) == 2
+    with held() as found:
+        assert found == 2
+
+
+def test_in_a_copy_a_fault_is_noticed_or_survives_or_hangs(tmp_path: Path) -> None:
+    """Each in a fork of the same process; what is run at import in a new one."""
+    path, tests = "persister/kept.py", ["tests/unit/test_kept.py"]
+    copy = Copy(ROOT, tmp_path, all_servers=False)
+    text = (ROOT / path).read_text()
+    try:
+        names = copy.begin(tests)
+        seconds = dict.fromkeys(names, 1.0)
+        assert len(names) > 3 and all(name.startswith(tests[0]) for name in names)
+
+        def noticed(before: str, after: str) -> str | None:
+            assert text.count(before) == 1
+            return copy.notices(path, text.replace(before, after), names, seconds)
+
+        assert noticed("self._keep_s = keep_ms / 1000", "self._keep_s = keep_ms / 10") in names
+        assert noticed("self.bytes_count -= part.bytes_count", "pass") in names
+        assert noticed("TOGETHER_S = 0.1", "TOGETHER_S = 1e9") == ""
+        assert copy.notices(path, text, names, seconds) is None
+        seconds = dict.fromkeys(names, -1.0)  # it needn't be waited for so long
+        assert (
+            noticed("        last = self._parts[-1]", "        while True: pass\n        last = 0")
+            in names
+        )
+    finally:
+        copy.end()
+    assert (tmp_path / path).read_text() == text
