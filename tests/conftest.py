@@ -21,12 +21,17 @@ import pytest
 from kit import PATIENT_MS, open_now
 from needed import MISSED, SERVERS, missing
 from redis import Redis
+from shared_broker import share_broker, shared_broker
 
 from api.kafka_server import KafkaServer, find_kafka
 from api.servers import PostgresServer, RedisServer, ServerError, find_redis_binaries
 from engine.engine import Engine
 from engine.settings import Settings
 from persister.persister import connect_redis
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    share_broker(config)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -178,9 +183,11 @@ def embedded_kafka() -> None:
 def kafka_bootstrap() -> Iterator[str]:
     """The address of a Kafka shared by the session: make topics of your own.
 
-    HOLDFAST_KAFKA_BOOTSTRAP if that is set, else a broker started here.
+    HOLDFAST_KAFKA_BOOTSTRAP if that is set, else one for all workers, else a broker started here.
     """
-    given = os.environ.get("HOLDFAST_KAFKA_BOOTSTRAP")
+    given = os.environ.get("HOLDFAST_KAFKA_BOOTSTRAP") or shared_broker()
+    if given.startswith("Kafka ("):
+        missing(given)
     if given:
         yield given
         return
