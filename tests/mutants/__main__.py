@@ -107,7 +107,7 @@ class Run:
         finally:
             self._copies.put(copy)
         if found:
-            self._noticed[found] += 1
+            self._noticed[found.removesuffix(" hangs")] += 1
         return found if found is None else found or "when imported"
 
     def _tests_of(self, fault: Fault, measured: Measured) -> list[str]:

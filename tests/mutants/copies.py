@@ -84,8 +84,9 @@ class Copy:
     def notices(
         self, path: str, text: str, tests: Sequence[str], seconds: dict[str, float]
     ) -> str | None:
-        """The first of these tests that fails, or hangs, with this text in the place of a file; None where
-        they all pass. They run in the order given."""
+        """The first of these tests that fails, or that ``hangs`` (said behind its name), with this text in
+        the place of a file; None where they all pass, '' where which it was is not told. They run in the
+        order given."""
         kept = (self.directory / path).read_text()
         self._write(path, text)
         try:
@@ -96,6 +97,7 @@ class Copy:
             answer = self._ask({"tests": tests, "file": file, "limits_s": limits_s})
             if answer.get("hung"):
                 self.end()  # whatever it hung in may be a server that all share
+                answer["failed"] += " hangs"
         finally:
             self._write(path, kept)
         if self._nursery is None:
