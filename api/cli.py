@@ -18,6 +18,7 @@ import psycopg
 from redis.exceptions import RedisError
 
 from api.cli_kit import fail
+from api.terminal import tell
 from engine.addresses import why
 from engine.errors import HoldfastError
 
@@ -90,7 +91,7 @@ def run() -> None:
         error.show()
         sys.exit(2)
     except click.Abort:
-        click.echo("holdfast: interrupted", err=True)
+        tell("holdfast: interrupted", err=True)
         sys.exit(INTERRUPTED)
     except HoldfastError as error:
         fail(error)

@@ -95,7 +95,7 @@ class Ledger:
         7. Move the position, the head of the chain and ``mark``; note new openings; commit.
 
         PartitionStopped (and nothing written) where an event differs from the one kept under its
-        seq, where a seq is missing, or where an epoch goes back.
+        seq, where a seq is missing, or where an epoch goes back within the batch.
         """
         connection, partition = self.connection, self.partition
         with connection.transaction():

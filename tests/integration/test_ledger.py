@@ -114,38 +114,48 @@ def test_a_new_epoch_goes_on_with_the_next_seq(ledger: Ledger, url: str) -> None
     [
         [event(4)],
         [event(3), event(5)],
-        [event(3), event(3)],
+        [event(3), event(3, on_hand=6)],
         [event(3), event(2, on_hand=6)],
         [event(4), event(3)],
         [event(2, on_hand=6), event(3)],
         [event(1, 2), event(3, 3)],
         [event(2, order_id="another"), event(3)],
-        [event(2, 2, on_hand=6), event(3, 2)],
-        [event(2, 2, on_hand=6)],
-        [event(1, on_hand=6), event(2, 2), event(3, 2)],
-        [event(3, 1)],
+        [event(1), event(2, on_hand=6)],
+        [event(2, on_hand=6)],
+        [event(1, on_hand=6), event(2), event(3)],
         [event(3, 2), event(4, 1)],
         [event(3, 3), event(4, 2)],
     ],
-    ids=["gap", "gap inside", "twice", "known one differs behind a new one", "backwards",
+    ids=["gap", "gap inside", "twice, and it differs", "known one differs behind a new one", "backwards",
          "differs", "known seq in another epoch", "differs in a text", "the last one differs",
          "only the last one, and it differs",
-         "the first one differs", "epoch goes back",
-         "epoch goes back inside", "epoch goes up and back"],
+         "the first one differs", "epoch goes back inside", "epoch goes up and back"],
 )  # fmt: skip
 def test_what_does_not_follow_stops_the_partition_and_nothing_is_written(
     ledger: Ledger, url: str, batch: list[Event]
 ) -> None:
-    """Given events 1 (epoch 1) and 2 (epoch 2)."""
-    ledger.write([event(1), event(2, 2)])
+    """Given events 1 and 2."""
+    ledger.write([event(1), event(2)])
     before = balances(url)
     with pytest.raises(PartitionStopped, match="partition 0") as stopped:
         ledger.write(batch)
     assert "\n" not in str(stopped.value)
-    assert kept(url) == [(1, 1), (2, 2)]
+    assert kept(url) == [(1, 1), (1, 2)]
     assert balances(url) == before
-    assert ledger.position() == Position(2, 2)
-    assert ledger.write([event(3, 2)]) == Position(2, 3)
+    assert ledger.position() == Position(1, 2)
+    assert ledger.write([event(3)]) == Position(1, 3)
+
+
+@pytest.mark.parametrize("batch", [[event(3)], [event(2)], [event(2, on_hand=6), event(4)]])
+def test_an_epoch_that_goes_back_was_replaced_and_stays_out(
+    ledger: Ledger, url: str, batch: list[Event]
+) -> None:
+    """Also where the ledger was told of the later opening by its events only."""
+    ledger.write([event(1), event(2, 2)])
+    assert ledger.write(batch) == Position(2, 2)
+    assert ledger.write([*batch, event(3, 2)]) == Position(2, 3)
+    assert kept(url) == [(1, 1), (2, 2), (2, 3)]
+    check_sums(url)
 
 
 def test_the_place_in_kafka_stays_while_events_come_from_the_outbox(ledger: Ledger) -> None:

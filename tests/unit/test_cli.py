@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from running import REPOSITORY
@@ -26,19 +26,20 @@ def test_given_nobody_who_reads_its_output_then_it_could_not_be_done() -> None:
     assert done.stderr == b"holdfast: nobody reads what it prints\n"
 
 
-def test_given_ctrl_c_then_it_says_so_and_ends_as_a_shell_expects() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        with subprocess.Popen(
-            [*COMMAND, "check", "--url", url],
+def test_given_ctrl_c_then_it_says_so_and_ends_as_a_shell_expects(tmp_path: Path) -> None:
+    orders = tmp_path / "orders.csv"
+    os.mkfifo(orders)
+    with (
+        subprocess.Popen(
+            [*COMMAND, "replay", str(orders)],
             cwd=REPOSITORY,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-        ) as process:
-            asked, _ = listener.accept()  # and gets no answer
-            process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=30)
-            asked.close()
+        ) as process,
+        orders.open("wb"),
+    ):  # once somebody reads it, who gets nothing
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err.strip()) == (130, b"", b"holdfast: interrupted")
 
 
