@@ -81,7 +81,7 @@ class Run:
 
     def end(self) -> None:
         for copy in self._all:
-            copy.end()
+            copy.close()
 
     def survivors(self, faults: Sequence[Fault]) -> Iterator[Fault]:
         """One after the other as they are found; progress goes to stderr."""
@@ -95,6 +95,7 @@ class Run:
                         yield asked[done]
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
+                self.end()
                 raise
 
     def _notices(self, fault: Fault) -> str | None:

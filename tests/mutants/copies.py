@@ -49,6 +49,7 @@ class Copy:
         self._files: Sequence[str] = ()
         self._written_at = time.time_ns()
         self._nursery: subprocess.Popen[str] | None = None
+        self._is_closed = False
         listed = subprocess.run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
             cwd=source,
@@ -100,10 +101,15 @@ class Copy:
                 answer["failed"] += " hangs"
         finally:
             self._write(path, kept)
-        if self._nursery is None:
+        if self._nursery is None and not self._is_closed:
             self.begin(self._files)
         failed: str | None = answer["failed"]
         return failed
+
+    def close(self) -> None:
+        """End what runs here for good, also while somebody waits for an answer."""
+        self._is_closed = True
+        self.end()
 
     def end(self) -> None:
         """End what runs here, and the servers with it."""
@@ -112,13 +118,13 @@ class Copy:
         assert self._nursery.stdin is not None and self._nursery.stdout is not None
         with suppress(OSError):
             self._nursery.stdin.close()
-        self._nursery.stdout.close()
         try:
             self._nursery.wait(_END_S)
         except subprocess.TimeoutExpired:
             with suppress(ProcessLookupError):
                 os.killpg(self._nursery.pid, signal.SIGKILL)
             self._nursery.wait()
+        self._nursery.stdout.close()
         self._nursery = None
 
     def _in_a_new_process(self, tests: Sequence[str], seconds: dict[str, float]) -> str | None:

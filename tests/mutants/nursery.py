@@ -145,21 +145,31 @@ class Nursery:
         measured = coverage.Coverage(
             data_file=None, include=list(files) or ["none"], config_file=False
         )
-        seconds, failed = {}, []
+        seconds, shared_s, failed = {}, {}, []
         items = list(self._items.values())
         measured.start()
         for item, after in zip(items, [*items[1:], self._last], strict=True):
             tell({"begins": item.nodeid})
             measured.switch_context(item.nodeid)
-            began = time.monotonic()
-            if not _run(item, after):
+            reports = runtestprotocol(item, nextitem=after, log=False)
+            if any(report.failed for report in reports):
                 failed.append(item.nodeid)
-            seconds[item.nodeid] = time.monotonic() - began
+            seconds[item.nodeid] = sum(report.duration for report in reports)
+            if _shares(item):
+                shared_s[item.path] = max(shared_s.get(item.path, 0.0), reports[0].duration)
         measured.stop()
+        for item in items:
+            seconds[item.nodeid] += shared_s.get(item.path, 0.0) if _shares(item) else 0.0
         with warnings.catch_warnings(action="ignore"):  # of Lua nothing is measured
             data = measured.get_data()
         lines = {file: data.contexts_by_lineno(file) for file in data.measured_files()}
         return {"seconds": seconds, "fails": failed, "lines": lines}
+
+
+def _shares(item: pytest.Item) -> bool:
+    """Does it use what is made once for a file? By itself it would have to make that."""
+    used = item._fixtureinfo.name2fixturedefs.values()
+    return any(each.scope == "module" for fixtures in used for each in fixtures)
 
 
 def _run(item: pytest.Item, after: pytest.Item) -> bool:

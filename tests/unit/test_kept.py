@@ -66,3 +66,32 @@ def test_what_is_said_again_gets_no_younger_and_takes_no_memory() -> None:
         kept.add(1.0 + number / 2, (1, 5), 0 if number else 10)
     assert len(kept) == 1
     assert kept.take_over(61.0) == (1, 5)
+
+
+def test_no_byte_is_forgotten_and_no_place_goes_back() -> None:
+    """Whatever comes to what was there: more of it, less far, farther without a byte."""
+    for at_s in (1.05, 1.1, 2.0):
+        for place, count in (((1, 6), 7), ((1, 3), 7), ((1, 6), 0), ((1, 3), 0)):
+            kept = Kept(KEEP_MS, 1_000)
+            kept.add(1.0, (1, 5), 10)
+            kept.add(at_s, place, count)
+            assert kept.bytes_count == 10 + count
+            assert kept.take_over(200.0, all_of_it=True) in (place, (1, 5))
+            assert (kept.bytes_count, len(kept)) == (0, 0)
+            kept.add(1.0, (1, 5), 10)
+            kept.add(1.05, place, count)
+            assert kept.take_over(200.0) == max(place, (1, 5))
+
+
+def test_what_comes_a_tenth_of_a_second_later_is_remembered_by_itself() -> None:
+    kept = Kept(KEEP_MS, 1_000)
+    kept.add(0.0, (1, 1), 1)
+    kept.add(TOGETHER_S, (1, 2), 1)
+    assert len(kept) == 2
+
+
+def test_with_0_nothing_is_kept_for_whoever_stood_still_either() -> None:
+    """He can't know what the ledger has by now, but what keeps nothing relies on nothing."""
+    kept = Kept(0, 1_000)
+    kept.add(5.0, (1, 5), 10)
+    assert kept.take_over(4.0) == (1, 5)
