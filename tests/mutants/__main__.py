@@ -175,9 +175,13 @@ def main() -> int:
         places = [Path(directory, str(number)) for number in range(asked.workers)]
         copies = [Copy(ROOT, place, all_servers=asked.all_servers) for place in places]
         run = Run(tests, copies, asked.at_most_s)
+        found: list[Fault] = []
         try:
             run.begin()
-            found = list(run.survivors(faults))
+            for fault in run.survivors(faults):
+                found.append(fault)
+        except KeyboardInterrupt:
+            _say("interrupted: not all of them were tried")
         finally:
             run.end()
     without = [f for f in found if (f.path, f.before, f.after) not in known]

@@ -2,8 +2,8 @@
 
 A Lua file: the scripts that include it, and in tests/lua the files that name one of them; where none does,
 the tests of the modules that call it. A module: the tests named after it, those that import it, those named
-after the modules that import it. The queries: tests named after the modules that use one. What names the very
-file in its docstring comes first.
+after the modules that import it, or one of these. The queries: tests named after the modules that use one.
+What names the very file in its docstring comes first.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Tree:
             users = [module for module in self._modules() if self._uses_queries(module)]
             found = [test for module in users for test in self._named_after(module)]
         else:
-            importing = [m for m in self._modules() if _dotted(path) in self._imports(m)]
+            importing = self._importing(path)
             found = self._of_module(path) + [t for m in importing for t in self._named_after(m)]
         nearest = [test for test in self._tests if path in _docstring(test)]
         return [str(t.relative_to(self._root)) for t in dict.fromkeys([*nearest, *found])]
@@ -78,6 +78,14 @@ class Tree:
             test for test in self._tests if name in self._imports(str(test.relative_to(self._root)))
         ]
         return self._named_after(path) + importing
+
+    def _importing(self, path: str) -> list[str]:
+        """Modules that import it, then those that import one of these, and so on."""
+        found = [path]
+        for module in found:  # grows meanwhile
+            name = _dotted(module)
+            found += [m for m in self._modules() if name in self._imports(m) and m not in found]
+        return found[1:]
 
     def _named_after(self, path: str) -> list[Path]:
         stem = Path(path).stem
