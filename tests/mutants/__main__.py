@@ -64,7 +64,7 @@ class Run:
             self._copies.put(copy)
         self._all = list(copies)
         self._names: list[str] = []
-        self._noticed: Counter[str] = Counter()
+        self._noticed: Counter[tuple[str, str]] = Counter()  # by file and test
         self._measured: Measured | None = None
 
     def begin(self) -> None:
@@ -108,11 +108,11 @@ class Run:
         finally:
             self._copies.put(copy)
         if found:
-            self._noticed[found.removesuffix(" hangs")] += 1
+            self._noticed[fault.path, found.removesuffix(" hangs")] += 1
         return found if found is None else found or "when imported"
 
     def _tests_of(self, fault: Fault, measured: Measured) -> list[str]:
-        """First those that noticed others, then the quickest."""
+        """First those that noticed others of its file, then the quickest."""
         files = set(self._tests[fault.path])
         names = {name for name in self._names if name.partition("::")[0] in files}
         first, last = function_around(fault)
@@ -122,7 +122,8 @@ class Run:
                 names = running
                 break
         left = names - set(measured.fails)
-        ordered = sorted(left, key=lambda name: (-self._noticed[name], measured.seconds[name]))
+        noticed, seconds = self._noticed, measured.seconds
+        ordered = sorted(left, key=lambda name: (-noticed[fault.path, name], seconds[name]))
         spent = accumulate([measured.seconds[name] for name in ordered])
         return [name for name, at_s in zip(ordered, spent, strict=True) if at_s <= self._at_most_s]
 
