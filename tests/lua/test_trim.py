@@ -50,7 +50,8 @@ def test_given_another_that_had_the_lease_since_then_what_one_knows_is_refused(p
     trim(p, "persister:2", takes=1)
     assert trim(p, "persister:1", epoch="1", seq=1, size=9)[:2] == ["taken", "persister:2"]
     trim(p, "persister:2", lease_ms=0)
-    for known in {"epoch": "1", "seq": 1, "size": 9}, {"to": ("1", 1, 0)}:
+    safe = {"epoch": "1", "seq": 1, "size": 9}
+    for known in safe, safe | {"to": ("", 0, 0)}, {"to": ("1", 1, 0)}:
         assert trim(p, "persister:1", **known) == ["taken", "persister:2", 0]
     assert p.redis.xlen(keys.outbox(0)) == 1 and "acknowledged_seq" not in p.head()
     assert trim(p, "persister:1") == ["kept", "persister"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import ast
 import os
+import signal
 import sys
 import tomllib
 from collections import Counter
@@ -145,6 +146,8 @@ def _say(text: str) -> None:
 
 
 def main() -> int:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     parser = argparse.ArgumentParser(prog="make mutants", description=__doc__.split("\n")[0])
     parser.add_argument("files", nargs="+", help="of engine/, persister/, api/ or lua/")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) // 2))
