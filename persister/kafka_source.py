@@ -65,6 +65,7 @@ class KafkaSource:
                 "check.crcs": True,
             }
         )
+        self._saw_end = False
         low, high = self._watermarks()
         offset = mark.offset if mark and mark.topic_id == self._topic_id else low
         self._next = offset if low <= offset <= high else low
@@ -95,10 +96,12 @@ class KafkaSource:
     def rest(
         self, on_unreadable: Callable[[Unreadable], None] = lambda it: None
     ) -> Iterator[list[Event]]:
-        """What stands there up to the end, in batches, also empty ones; what can't be read is told and passed
-        over. LedgerError where Kafka gives none of it for 10 minutes."""
+        """What stands there up to what is its end now, in batches, also empty ones; what can't be read is
+        told and passed over. LedgerError where Kafka gives none of it for 10 minutes."""
         give_up_at = time.monotonic() + PATIENCE_S
-        while not self._is_read():
+        end = self._watermarks()[1]
+        self._saw_end = False  # before an open transaction, too
+        while self._next < end and not self._saw_end:
             batch = self.read(Position(0, 0), 100)
             yield batch.events
             if batch.unreadable is not None:
@@ -135,6 +138,7 @@ class KafkaSource:
                 error = message.error()
                 if error is not None and error.code() == KafkaCode._PARTITION_EOF:
                     self._next = max(self._next, int(message.offset() or 0))
+                    self._saw_end = True
                     continue
                 if error is not None:
                     self._stumbled(error)

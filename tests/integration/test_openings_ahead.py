@@ -16,6 +16,8 @@ from persister.kafka import ensure_topic
 from persister.kafka_source import KafkaSource
 from persister.ledger import KafkaMark, Position
 from persister.openings_ahead import OpeningsAhead
+from persister.outbox import Entry
+from persister.shipment import Shipment
 from persister.sources import Batch
 
 pytestmark = on_one_redis
@@ -32,23 +34,35 @@ class Counted(KafkaSource):
         return batch
 
 
+class Growing(Counted):
+    """While it is read, more is added to it."""
+
+    topic: Topic
+
+    def read(self, after: Position, wait_ms: int) -> Batch:
+        assert self.count < 20, "it runs after an end that moves away"
+        batch = super().read(after, wait_ms)
+        self.topic.put((1, 100 + self.count))
+        return batch
+
+
 class Topic:
     def __init__(self, settings: Settings, redis: Redis) -> None:
-        self._settings = settings
+        self.settings = settings
         self._redis = redis
         self._topic_id = ensure_topic(settings)
 
     def put(self, *places: tuple[int, int]) -> None:
         for epoch, seq in places:
-            produce(self._settings, receipt(seq, epoch=epoch).to_json())
+            produce(self.settings, receipt(seq, epoch=epoch).to_json())
 
     def put_junk(self) -> None:
-        produce(self._settings, b"junk")
+        produce(self.settings, b"junk")
 
     def look(self, ahead: OpeningsAhead, offset: int, *, goes_on: bool = True) -> tuple[bool, int]:
         """What it says, from that offset on, and how many events it read for that."""
         mark = KafkaMark(self._topic_id, offset)
-        with closing(Counted(self._settings, self._redis, 0, mark)) as source:
+        with closing(Counted(self.settings, self._redis, 0, mark)) as source:
             said = ahead.look(source, lambda: goes_on)
             assert not said or source.mark == mark, "it stands where it stood"
             return said, source.count
@@ -97,6 +111,31 @@ def test_given_it_is_to_stop_then_it_does_and_goes_on_there_the_next_time(topic:
     assert topic.look(ahead, 0, goes_on=False) == (False, 2)
     assert topic.look(ahead, 0) == (True, 0)
     assert ahead.first_seqs == {1: 1, 2: 2}
+
+
+def test_given_a_sale_under_way_then_it_looks_to_what_was_the_end_and_no_further(
+    topic: Topic, redis: Redis
+) -> None:
+    topic.put((1, 1), (1, 2))
+    with closing(Growing(topic.settings, redis, 0, None)) as source:
+        source.topic = topic
+        assert OpeningsAhead().look(source)
+
+
+def test_given_a_transaction_that_nobody_ends_then_it_looks_to_where_that_begins(
+    topic: Topic, redis: Redis
+) -> None:
+    """A relay was killed: it is as if nothing of it were there, until it is committed."""
+    topic.put((1, 1))
+    entry = Entry(1, 2, b"", [receipt(2)])
+    shipment = Shipment(topic.settings, 0)
+    shipment._producer.begin_transaction()
+    shipment._produce(entry)
+    shipment._producer.flush(10)
+    ahead = OpeningsAhead()
+    with closing(Counted(topic.settings, redis, 0, None)) as source:
+        assert ahead.look(source) and ahead.first_seqs == {1: 1}
+    shipment._producer.abort_transaction(10)
 
 
 def test_another_topic_is_looked_through_from_its_beginning(

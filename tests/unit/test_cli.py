@@ -26,6 +26,11 @@ def test_given_nobody_who_reads_its_output_then_it_could_not_be_done() -> None:
     assert done.stderr == b"holdfast: nobody reads what it prints\n"
 
 
+def heed_ctrl_c() -> None:
+    """Whoever runs the tests in the background may have it ignored, and all that is started with it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_given_ctrl_c_then_it_says_so_and_ends_as_a_shell_expects(tmp_path: Path) -> None:
     orders = tmp_path / "orders.csv"
     os.mkfifo(orders)
