@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from typing import NamedTuple
@@ -63,14 +64,13 @@ class Readable:
         return _merged(self._lawful(self._outbox(after), after), kafka, after)
 
     def look(self, after: Position) -> Found:
-        """What is there up to head's seq. While a relay moves events from here to there one may seem to be
-        missing: what isn't at a second look is not."""
+        """What is there up to head's seq. While a relay moves an event from here to there it may seem to be
+        missing, but not twice."""
         found = self._look(after)
         if not found.missing or not self._settings.kafka_bootstrap:
             return found
         again = self._look(after)
-        still = [each for each in found.missing if each in again.missing]
-        return Found(still or again.missing, again.of_kafka)
+        return Found(_in_both(found.missing, again.missing), again.of_kafka)
 
     def _look(self, after: Position) -> Found:
         head_seq = read_head(self._redis, self._ledger.partition).position[1]
@@ -132,6 +132,20 @@ class _Gaps:
         """There should have been all up to here."""
         if seq > self._seq:
             self.missing.append(range(self._seq + 1, seq + 1))
+
+
+def _in_both(some: list[range], others: list[range]) -> list[range]:
+    """What of the ones is in the others, too; each rising."""
+    found = []
+    left = deque(others)
+    for each in some:
+        while left and left[0].stop <= each.start:
+            left.popleft()
+        for other in left:
+            if other.start >= each.stop:
+                break
+            found.append(range(max(each.start, other.start), min(each.stop, other.stop)))
+    return found
 
 
 def _merged(some: Iterable[Event], others: Iterable[Event], after: Position) -> Iterator[Event]:
