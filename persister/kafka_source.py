@@ -65,7 +65,6 @@ class KafkaSource:
                 "check.crcs": True,
             }
         )
-        self._saw_end = False
         low, high = self._watermarks()
         offset = mark.offset if mark and mark.topic_id == self._topic_id else low
         self._next = offset if low <= offset <= high else low
@@ -100,8 +99,7 @@ class KafkaSource:
         told and passed over. LedgerError where Kafka gives none of it for 10 minutes."""
         give_up_at = time.monotonic() + PATIENCE_S
         end = self._watermarks()[1]
-        self._saw_end = False  # before an open transaction, too
-        while self._next < end and not self._saw_end:
+        while self._next < end:
             batch = self.read(Position(0, 0), 100)
             yield batch.events
             if batch.unreadable is not None:
@@ -138,7 +136,6 @@ class KafkaSource:
                 error = message.error()
                 if error is not None and error.code() == KafkaCode._PARTITION_EOF:
                     self._next = max(self._next, int(message.offset() or 0))
-                    self._saw_end = True
                     continue
                 if error is not None:
                     self._stumbled(error)

@@ -127,7 +127,7 @@ def test_given_a_transaction_that_nobody_ends_then_it_looks_to_where_that_begins
 ) -> None:
     """A relay was killed: it is as if nothing of it were there, until it is committed."""
     topic.put((1, 1))
-    entry = Entry(1, 2, b"", [receipt(2)])
+    entry = Entry(2, 2, b"", [receipt(2, epoch=2)])
     shipment = Shipment(topic.settings, 0)
     shipment._producer.begin_transaction()
     shipment._produce(entry)
