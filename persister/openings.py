@@ -91,10 +91,9 @@ class Openings:
     def replaced(self, events: Sequence[Event]) -> list[Event]:
         """Those of them that an opening made which had been replaced by then. (A ``discard`` is made by the
         ledger itself.)"""
-        used = [each for each in self._with_ahead() if each.is_used]
-        if not used:
+        last = next((each for each in reversed(self._with_ahead()) if each.is_used), None)
+        if last is None:
             return []
-        last = max(used, key=lambda each: each.epoch)
         epoch, first_seq = last.epoch, last.first_seq
         others = [event for event in events if event.epoch < epoch or event.seq < first_seq]
         return [event for event in others if event.type != DISCARD and self._is_replaced(event)]
@@ -109,7 +108,7 @@ class Openings:
         return event.epoch < held or 0 < unused < self.last_epoch()
 
     def _with_ahead(self) -> list[Opening]:
-        """Those noted, and those that are in use by what is still to be read."""
+        """Those noted, and those that are in use by what is still to be read; the highest epoch last."""
         if self._all_with_ahead is None:
             last = self.last_epoch()
             noted = {each.epoch: each for each in self._known()}
@@ -119,7 +118,7 @@ class Openings:
                     noted[epoch] = Opening(epoch, first_seq, "", True)
                 elif epoch > last:
                     noted[epoch] = msgspec.structs.replace(known, is_used=True)
-            self._all_with_ahead = list(noted.values())
+            self._all_with_ahead = [noted[epoch] for epoch in sorted(noted)]
         return self._all_with_ahead
 
     def _use(self, epoch: int, first_seq: int) -> None:

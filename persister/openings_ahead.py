@@ -21,18 +21,18 @@ class OpeningsAhead:
 
     def __init__(self) -> None:
         self.first_seqs: dict[int, int] = {}
-        self._from: KafkaMark | None = None
-        self._to: KafkaMark | None = None
+        self._from = self._to = KafkaMark("", 0)
 
     def look(self, source: KafkaSource, goes_on: Callable[[], bool] = lambda: True) -> bool:
         """Look from where the source stands to its end, and leave it where it stands; false where ``goes_on``
         said so before that. LedgerError where Kafka does not give what it has."""
         begin = source.mark
-        if self._has(begin):
-            assert self._to is not None
+        is_known = begin.topic_id == self._to.topic_id
+        if is_known and self._from.offset <= begin.offset <= self._to.offset:
             source.go_to(self._to.offset)
         else:
-            self._from = begin
+            self._from, self.first_seqs = begin, {}
+        self._to = source.mark
         for events in source.rest():
             for event in events:
                 first = self.first_seqs.get(event.epoch, event.seq)
@@ -40,14 +40,6 @@ class OpeningsAhead:
             self._to = source.mark
             if not goes_on():
                 return False
-        self._to = source.mark
         if self._to != begin:
             source.go_to(begin.offset)
         return True
-
-    def _has(self, mark: KafkaMark) -> bool:
-        """Was all looked through from there on?"""
-        if self._from is None or self._to is None or mark.topic_id != self._from.topic_id:
-            self.first_seqs = {}
-            return False
-        return self._from.offset <= mark.offset <= self._to.offset
