@@ -38,7 +38,7 @@ class KafkaMark(msgspec.Struct, frozen=True):
 
 
 class Gap(PartitionStopped):
-    """An event does not follow the one before it."""
+    """An event does not follow the one before it, or one that there must be does not come."""
 
 
 class Ledger:

@@ -218,9 +218,11 @@ class Persister:
     def _check_end(self, source: Source, position: Position, mono_s: float) -> None:
         """Gap where the source has lost what was acknowledged: no next event may come for long that would
         show it, and meanwhile the outbox still keeps what is missing."""
+        if self._lacking is not None and self._lacking[0] != position:
+            self._lacking = None
         if not source.lacks_end(position):
             return
-        if self._lacking is None or self._lacking[0] != position:
+        if self._lacking is None:
             self._lacking = (position, mono_s)
         elif mono_s - self._lacking[1] > SHOWS_WITHIN_S:
             raise Gap(
