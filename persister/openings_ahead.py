@@ -40,6 +40,7 @@ class OpeningsAhead:
             self._to = source.mark
             if not goes_on():
                 return False
+        self._to = source.mark  # also behind what can't be read at the end
         if self._to != begin:
             source.go_to(begin.offset)
         return True

@@ -93,6 +93,15 @@ def test_what_was_looked_through_once_is_not_again(topic: Topic) -> None:
     assert ahead.first_seqs == {1: 2, 2: 4}
 
 
+def test_what_cannot_be_read_at_the_end_is_left_to_be_read(topic: Topic) -> None:
+    ahead = OpeningsAhead()
+    topic.put((1, 1))
+    topic.put_junk()
+    assert topic.look(ahead, 1) == topic.look(ahead, 1) == (True, 0)
+    topic.put((2, 2))
+    assert topic.look(ahead, 1) == (True, 1)
+
+
 def test_a_mark_before_it_or_behind_it_is_looked_at_from_there(topic: Topic) -> None:
     """The ledger fell back; or it read on for hours, and began anew."""
     ahead = OpeningsAhead()
