@@ -150,7 +150,10 @@ class Copy:
                 return ""
 
     def _environ(self) -> dict[str, str]:
-        return os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        """With a place of its own for temporary files: pytest closes that, at its start, to the servers of
+        all who use it, too."""
+        own = {"PYTEST_DEBUG_TEMPROOT": str(self.directory)}
+        return os.environ | own | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
     def _write(self, path: str, text: str) -> None:
         """With a time of its own, in whole seconds: by that Python tells bytecode of before."""

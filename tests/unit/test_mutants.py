@@ -4,6 +4,7 @@ out whether one is noticed."""
 from __future__ import annotations
 
 import asyncio
+import getpass
 from collections.abc import Callable
 from pathlib import Path
 
@@ -195,10 +196,16 @@ def test_who_holds_a_function_already_has_the_fault(
         assert found == 2
 
 
-def test_in_a_copy_a_fault_is_noticed_or_survives_or_hangs(tmp_path: Path) -> None:
-    """Each in a fork of the same process; what is run at import in a new one."""
+def test_in_a_copy_a_fault_is_noticed_or_survives_or_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each in a fork of the same process; what is run at import in a new one. Other servers keep their way
+    to where temporary files are."""
     path, tests = "persister/kept.py", ["tests/unit/test_kept.py"]
-    copy = Copy(ROOT, tmp_path, all_servers=False)
+    copy = Copy(ROOT, tmp_path / "copy", all_servers=False)
+    shared = tmp_path / f"pytest-of-{getpass.getuser()}"
+    shared.mkdir(mode=0o711)
+    monkeypatch.setenv("PYTEST_DEBUG_TEMPROOT", str(tmp_path))
     text = (ROOT / path).read_text()
     try:
         names = copy.begin(tests)
@@ -220,4 +227,5 @@ def test_in_a_copy_a_fault_is_noticed_or_survives_or_hangs(tmp_path: Path) -> No
         assert hung and hung.removesuffix(" hangs") in names and hung not in names
     finally:
         copy.end()
-    assert (tmp_path / path).read_text() == text
+    assert (tmp_path / "copy" / path).read_text() == text
+    assert shared.stat().st_mode & 0o777 == 0o711
