@@ -40,6 +40,7 @@ def test_given_ctrl_c_then_it_says_so_and_ends_as_a_shell_expects(tmp_path: Path
             cwd=REPOSITORY,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            preexec_fn=heed_ctrl_c,
         ) as process,
         orders.open("wb"),
     ):  # once somebody reads it, who gets nothing
