@@ -189,6 +189,15 @@ def test_given_more_than_twenty_damaged_records_then_twenty_are_named_each_once(
         assert p.damaged == [keys.reservation(0, name) for name in names[:count]][:20]
 
 
+def test_given_bytes_behind_a_request_record_then_it_is_damaged(p):
+    p.one(move("receive", "B", 1, movement_id="m1"))
+    key = keys.movement_request(0, "m1")
+    p.redis.append(key, b"\x01")
+    before = p.dump()
+    assert p.one(move("receive", "B", 1, movement_id="m1")).status == "request_mismatch"
+    assert p.damaged == [key] and p.dump() == before
+
+
 @pytest.mark.parametrize("value", [b"", b"garbage", packed([1, 2]), packed(5), None], ids=str)
 def test_given_a_request_record_that_cant_be_read_then_nothing_is_done_twice(p, value):
     """It was used, nobody can tell for what."""

@@ -6,7 +6,14 @@ from kit import Partition, confirm, extend, move, release, reserve
 
 from engine import keys
 from engine.model import GetReservation, GetStock
-from engine.partitions import Head, Opening, open_partition, read_head, read_server
+from engine.partitions import (
+    Head,
+    Opening,
+    close_partition,
+    open_partition,
+    read_head,
+    read_server,
+)
 from engine.scripts import Scripts
 from persister.outbox import Outbox
 
@@ -81,6 +88,30 @@ def test_given_a_relay_that_took_over_since_head_was_judged_then_it_stays_the_tr
 def test_given_another_server_than_the_judged_one_then_it_is_not_opened(redis, field):
     judged = msgspec.structs.replace(read_server(redis), **{field: "0" * 40})
     assert try_open(redis, Head("", "", "", ""), server=judged) is Opening.CHANGED
+    assert redis.dbsize() == 0
+
+
+def test_given_a_partition_as_it_was_judged_then_it_is_closed(redis):
+    p = Partition(redis)
+    before = p.head()
+    close_partition(redis, p.scripts, 0, judged=read_head(redis, 0))
+    assert p.head() == before | {"run_id": ""}
+    assert p.one(GetStock("A")).status == "partition_closed"
+
+
+@pytest.mark.parametrize("field", ["epoch", "run_id"])
+def test_given_it_was_opened_anew_since_it_was_judged_then_it_is_not_closed(redis, field):
+    p = Partition(redis)
+    judged = read_head(redis, 0)
+    redis.hset(keys.head(0), field, "7")
+    before = p.dump()
+    close_partition(redis, p.scripts, 0, judged=judged)
+    assert p.dump() == before
+
+
+def test_given_no_head_then_there_is_nothing_to_close(redis):
+    scripts = Scripts.for_server(redis.info("server"))
+    close_partition(redis, scripts, 0, judged=read_head(redis, 0))
     assert redis.dbsize() == 0
 
 

@@ -238,6 +238,25 @@ def test_given_a_wrong_ttl_past_python_then_an_error_and_its_neighbours_wrote_no
     assert p.dump() == before
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 4])
+def test_given_lines_not_of_three_values_past_python_then_an_error_and_nothing_is_written(p, count):
+    p.receive("A", 9)
+    before = p.dump()
+    operation = _operations(0, p.settings)[Reserve]
+    values, tails = operation.pack([operation.encode(reserve("r1", "A"))])
+    flat = [*msgspec.msgpack.decode(values)[:4], count, *["A", "X", 1, "B"][:count]]
+    forged = msgspec.msgpack.encode(flat)
+    with pytest.raises(ResponseError, match="lines of three values"):
+        p.script("reserve", WRITES, forged, tails, *operation.arguments)
+    assert p.dump() == before
+
+
+@pytest.mark.parametrize(("quantity", "ttl_ms"), [(1_000_000, 1), (1, 1_001)])
+def test_the_largest_quantity_and_any_whole_time_are_taken(p, quantity, ttl_ms):
+    p.receive("A", 1_000_000)
+    assert p.one(reserve("r1", ("A", quantity), ttl_ms=ttl_ms)).status == "reserved"
+
+
 @pytest.mark.parametrize("tails_of", [lambda tails: tails[:-1], lambda tails: tails + b"x"])
 def test_given_tails_of_another_length_then_an_error_and_nothing_is_written(p, tails_of):
     p.receive("A", 9)
