@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants.__main__ import ROOT, reasons
+from tests.mutants.__main__ import ROOT, reasons, widely
 from tests.mutants.concerned import Tree
 from tests.mutants.copies import Copy
 from tests.mutants.fault import Fault, faults_of
@@ -194,6 +194,11 @@ def test_who_holds_a_function_already_has_the_fault(
     assert struct.value == 2 and asyncio.run(later()) == 2
     with held() as found:
         assert found == 2
+
+
+def test_the_quickest_tests_of_each_kind_come_first() -> None:
+    seconds = {"a[1]": 1.0, "a[2]": 1.0, "a[3]": 1.0, "b": 2.5, "c[x]": 0.5, "c[y]": 9.0}
+    assert widely(seconds, seconds) == ["c[x]", "a[1]", "a[2]", "b", "a[3]", "c[y]"]
 
 
 def test_in_a_copy_a_fault_is_noticed_or_survives_or_hangs(
