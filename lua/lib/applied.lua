@@ -9,8 +9,8 @@ local function applied_before(id, fingerprint)
   if not kept then
     return nil
   end
-  local ok, record = pcall(cmsgpack.unpack, type(kept) == 'string' and kept or '')
-  if not ok or type(record) ~= 'table' or cmsgpack.pack(record) ~= kept or #record ~= 8 then
+  local _, record = pcall(cmsgpack.unpack, kept) -- an error's text where it can't be read
+  if type(record) ~= 'table' or cmsgpack.pack(record) ~= kept or #record ~= 8 then
     tell_damaged(key)
     return {'request_mismatch'} -- it was used, we can't tell for what: never apply twice
   end

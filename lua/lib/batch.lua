@@ -20,7 +20,7 @@ local function decide_each(values, starts, decide)
   for i = 1, #starts do
     local at = starts[i]
     local answer = 'more_due'
-    if not (undecided and undecided[values[at]] or i > COMMANDS_MAX or (i > 1 and lines_done >= LINES_MAX)) then
+    if not (undecided and undecided[values[at]] or i > COMMANDS_MAX or lines_done >= LINES_MAX) then
       answer = decide(at, i)
     end
     if answer == 'more_due' then

@@ -1,5 +1,5 @@
 -- Ids on the lists of their deadlines, and the deadlines where the sweeper looks; gathered during
--- the call and written once, in slices: `unpack` fails at 8,000 values.
+-- the call and written once. A call has 512 of them at most; `unpack` would fail at 8,000.
 --- @include damage.lua
 --- @include keys.lua
 local due_lists = {}
@@ -15,12 +15,8 @@ end
 
 local function write_due_lists()
   for deadline, ids in pairs(due_lists) do
-    for first = 1, #ids, 1000 do
-      local pushed = redis.pcall('RPUSH', due_key(deadline),
-        unpack(ids, first, math.min(first + 999, #ids)))
-      if type(pushed) == 'table' then
-        tell_damaged(due_key(deadline))
-      end
+    if type(redis.pcall('RPUSH', due_key(deadline), unpack(ids))) == 'table' then
+      tell_damaged(due_key(deadline))
     end
     redis.call('ZADD', KEYS[2], integer(deadline), integer(deadline))
   end

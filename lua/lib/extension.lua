@@ -13,7 +13,10 @@ local function extension(id, ttl_ms)
     return {'reservation_expired', r.value}
   end
   local deadline = math.ceil((head.now + ttl_ms) / 100) * 100
-  return deadline <= r.deadline and {'extended', r.value} or nil, r, deadline
+  if deadline <= r.deadline then
+    return {'extended', r.value}
+  end
+  return nil, r, deadline
 end
 
 -- Refuse a programmer's mistake before anything is written.

@@ -7,9 +7,8 @@ local function first_success(operation, success, reservation_id, key, fingerprin
   if not kept then
     return nil
   end
-  local ok, record = pcall(cmsgpack.unpack, type(kept) == 'string' and kept or '')
-  local first = ok and type(record) == 'table' and type(record[3]) == 'string'
-    and unpacked(record[3])
+  local _, record = pcall(cmsgpack.unpack, kept) -- an error's text where it can't be read
+  local first = type(record) == 'table' and unpacked(record[3])
   if not first then
     tell_damaged(key)
     return {'request_mismatch'} -- it was used, we can't tell for what: never take twice

@@ -144,6 +144,16 @@ def test_given_a_due_list_of_another_type_then_the_other_deadlines_are_swept(p):
     outbox_is_readable(p)
 
 
+def test_given_the_list_of_its_deadline_of_another_type_then_it_is_held_and_that_is_told(p):
+    later = p.now_ms + 3_600_000
+    p.set_clock(later)
+    key = keys.due(0, -(-(later + 1_000) // 100) * 100)
+    p.redis.set(key, "x")
+    p.hold("r1", "B", ttl_ms=1_000)
+    assert (p.damaged, p.redis.get(key)) == ([key], b"x")
+    outbox_is_readable(p)
+
+
 def test_given_a_due_list_missing_then_its_deadline_is_removed(p):
     p.redis.delete(keys.due(0, p.record("bad").deadline_ms))
     p.make_due("bad")

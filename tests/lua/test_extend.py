@@ -55,6 +55,14 @@ def test_given_a_shorter_ttl_then_extended_is_answered_and_the_deadline_stays(p,
     assert p.dump() == before
 
 
+def test_given_a_ttl_to_the_same_deadline_then_nothing_is_written(p):
+    p.set_clock(p.now_ms + HOUR_MS)
+    p.hold("r2", "A", ttl_ms=60_000)
+    before = p.dump()
+    assert p.one(extend("r2", 60_000)).status == "extended"
+    assert p.dump() == before
+
+
 def test_given_an_extended_hold_when_its_old_deadline_comes_then_it_stays_until_the_new_one(p):
     old = p.record("r1").deadline_ms
     p.one(extend("r1", 120_000))

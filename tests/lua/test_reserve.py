@@ -216,7 +216,7 @@ def test_given_an_id_twice_in_one_call_then_it_is_held_once(p):
     p.check()
 
 
-@pytest.mark.parametrize("wrong", [*WRONG_NUMBERS.values(), TOO_LARGE])
+@pytest.mark.parametrize("wrong", [*WRONG_NUMBERS.values(), TOO_LARGE, b"\xce\0\x0f\x42\x41"])
 def test_given_a_wrong_quantity_past_python_then_an_error_and_its_neighbours_wrote_nothing(
     p, wrong
 ):
