@@ -62,6 +62,11 @@ def _why_refused(command: Movement, status: Status, answer: Any) -> str:
         return f"no movement has ever named sku {command.sku}; receive it first"
     if status is Status.STALE_EXPECTATION:
         return f"on_hand is {answer[1]}, not {command.expected_on_hand}; look again and count anew"
+    if status is Status.WOULD_BREAK_HOLDS and len(answer) == 2:
+        return (
+            f"the stock record of {command.sku} at {answer[1].decode()} can't be read, so nothing is moved "
+            "there; 'holdfast reconcile --repair' makes it anew"
+        )
     if status is Status.WOULD_BREAK_HOLDS:
         on_hand, held, quarantined = answer[1:]
         return (

@@ -142,8 +142,10 @@ class Partition:
         status = self.one(move("receive", sku, quantity, at, movement_id=movement_id)).status
         assert status == "applied"
 
-    def hold(self, reservation_id: str, *lines: Any, ttl_ms: int = 900_000) -> Outcome:
-        outcome = self.one(reserve(reservation_id, *lines, ttl_ms=ttl_ms))
+    def hold(
+        self, reservation_id: str, *lines: Any, ttl_ms: int = 900_000, **fields: Any
+    ) -> Outcome:
+        outcome = self.one(reserve(reservation_id, *lines, ttl_ms=ttl_ms, **fields))
         assert outcome.status == "reserved", outcome
         return outcome
 

@@ -25,8 +25,7 @@ end
 
 local function create(reason, sku, location)
   local s, key = stock(sku, location), stock_key(sku, location)
-  local kept = redis.pcall('HMGET', key, 'seq', 'safety_stock', 'reorder_point')
-  kept = kept.err and {} or kept
+  local kept = redis.pcall('HMGET', key, 'seq', 'safety_stock', 'reorder_point') -- an error has none of them
   if s and not s.damaged and whole(kept[1]) then
     return nil
   end
@@ -72,10 +71,9 @@ end
 
 -- All that is left counted as released.
 local function all_released(r)
-  local parts = r.parts and {}
-  for at = 1, r.parts and #r.parts or 0, 2 do
-    parts[at] = r.parts[at]
-    parts[at + 1] = r.body[4][(at + 1) / 2 * 3] - r.parts[at]
+  local parts = r.parts
+  for at = 1, parts and #parts or 0, 2 do
+    parts[at + 1] = r.body[4][(at + 1) / 2 * 3] - parts[at]
   end
   return parts
 end

@@ -3,7 +3,7 @@
 --- @include outbox.lua
 --- @include stock.lua
 local ON_HAND_MAX = 1e15
-local NOTHING = {on_hand = 0, held = 0, quarantined = 0, safety_stock = 0}
+local NOTHING = {on_hand = 0, held = 0, quarantined = 0}
 local CREATES = {receive = true, ['return'] = true, count = true}
 
 -- type → function(record, quantity, restock) answering the change of on_hand and of quarantined
@@ -21,10 +21,10 @@ local CHANGES = {
 local function change_of(c, s)
   local kind, sku, quantity, expected, target = c[2], c[3], c[5], c[9], nil
   if kind == 'transfer' then
-    target = stock(sku, c[6]) or NOTHING
+    target = stock(sku, c[6])
   end
   if s.damaged or (target and target.damaged) then
-    return nil, nil, {'would_break_holds', 0, 0, 0}
+    return nil, nil, {'would_break_holds', s.damaged and c[4] or c[6]}
   end
   if expected >= 0 and s.on_hand ~= expected then
     return nil, nil, {'stale_expectation', s.on_hand}

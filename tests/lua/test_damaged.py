@@ -162,13 +162,16 @@ def test_given_a_due_list_missing_then_its_deadline_is_removed(p):
 
 
 @pytest.mark.parametrize("name", [keys.deadlines(0), keys.outbox(0)], ids=["deadlines", "outbox"])
-@pytest.mark.parametrize("operation", ["reserve", "short", "confirm", "extend", "move", "expire"])
+@pytest.mark.parametrize(
+    "operation", ["reserve", "many", "short", "confirm", "extend", "move", "expire"]
+)
 def test_given_deadlines_or_outbox_of_another_type_then_no_half_of_a_command_is_written(
     p, operation, name
 ):
     """Redis rolls nothing back: whatever is answered, it may not fail after the first write."""
     p.make_due("bad")
     p.hold("later", "B")
+    p.receive("D", 80)
     p.redis.delete(name)
     p.redis.set(name, "x")
     before = p.dump()
@@ -178,6 +181,7 @@ def test_given_deadlines_or_outbox_of_another_type_then_no_half_of_a_command_is_
         else:
             command = {
                 "reserve": [reserve("r1", "B")],
+                "many": [reserve(f"many-{i}", "D") for i in range(80)],
                 "short": [reserve("r1", "B"), reserve("r2", ("B", 10))],
                 "confirm": [confirm("later")],
                 "extend": [extend("later", 9_000_000)],

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 from kit import HELD, RELEASED, WRITES, Partition, confirm, extend, release
+from redis.exceptions import ResponseError
 
 from engine import keys
 from engine.reservations import as_string, tail_of
@@ -86,6 +87,7 @@ def test_given_no_record_when_created_then_it_is_of_zeros_and_its_location_is_kn
         p.redis.rpush(STOCK, "x")
     assert repair(p, ["create", "A", "X"]) == [("repaired", 1, 5)]
     assert p.numbers("A") == (0, 0, 0, 0, 5)
+    assert p.stock("A")["reorder_point"] == 0
     assert p.redis.smembers(keys.locations(0, "A")) == {b"X"}
 
 
@@ -139,6 +141,36 @@ def test_given_no_readable_record_when_corrected_then_nothing_is_done(p, how):
     unchanged(p, ["correct", "A", "X", 3, 0, 0])
 
 
+@pytest.mark.parametrize("name", [keys.deadlines(0), keys.outbox(0)], ids=["deadlines", "outbox"])
+@pytest.mark.parametrize("action", ["create", "correct", "give_back", "restore", "end"])
+def test_given_a_key_of_every_call_of_another_type_then_no_half_of_a_repair_is_written(
+    p, action, name
+):
+    ledger, judged = as_ledger(p, "r1"), kept(p, "r1")
+    command = {
+        "create": ["create", "A", "Y"],
+        "correct": ["correct", "A", "X", 1, 0, 0],
+        "give_back": ["give_back", "r1", *ledger],
+        "restore": ["restore", "r1", *ledger, judged],
+        "end": ["end", "r1", judged],
+    }[action]
+    if action == "give_back":
+        p.redis.delete(R1)
+    p.redis.delete(name)
+    p.redis.set(name, "x")
+    before = p.dump()
+    with pytest.raises(ResponseError, match="is a string, not a"):
+        repair(p, command)
+    assert p.dump() == before
+
+
+def test_given_no_such_repair_then_an_error_and_nothing_is_written(p):
+    before = p.dump()
+    with pytest.raises(ResponseError, match="no repair forget"):
+        repair(p, ["forget", "r1"])
+    assert p.dump() == before
+
+
 # Reservations.
 
 
@@ -177,6 +209,17 @@ def test_given_a_lost_reservation_without_parts_when_given_back_then_its_state_t
     assert p.numbers("B")[:2] == (10, 2)
 
 
+def test_given_a_lost_reservation_of_one_unit_then_that_is_given_back_and_told_with_whose_it_was(p):
+    p.hold("r2", "B", customer_id="c")
+    ledger = as_ledger(p, "r2")
+    p.redis.delete(keys.reservation(0, "r2"))
+    repair(p, ["give_back", "r2", *ledger])
+    assert p.numbers("B")[:2] == (10, 2)
+    assert last(p)[-1] == [("B", "X", 1, 0, -1, 0)]
+    event = p.events()[-1]
+    assert (event.order_id, event.customer_id) == ("order-r2", "c")
+
+
 @pytest.mark.parametrize("ended", [False, True])
 def test_given_a_reservation_that_is_there_by_now_when_given_back_then_nothing_is_done(p, ended):
     """Its units would come back twice."""
@@ -190,6 +233,7 @@ def test_given_a_changed_reservation_when_restored_then_it_is_as_the_ledger_has_
     ledger, value = as_ledger(p, "r1"), p.redis.get(R1)
     p.one(extend("r1", 3_600_000))
     later = p.record("r1").deadline_ms
+    p.redis.delete(keys.due(0, ledger[1]))
     assert repair(p, ["restore", "r1", *ledger, kept(p, "r1")]) == [("repaired", 1, 6)]
     record = p.record("r1")
     assert (record.state, record.seq, record.parts) == (HELD, 6, [1, 0, 0, 0])
@@ -225,6 +269,13 @@ def test_given_an_orphan_when_ended_then_it_is_released_and_stock_keeps_its_numb
     lines = [("A", "X", 2, 0, 2, 0), ("A", "X", 2, 0, -2, 0),
              ("B", "X", 2, 0, 2, 0), ("B", "X", 2, 0, -2, 0)]  # fmt: skip
     assert last(p) == ("repair", 6, "ghost", "released", "found by the test", lines)
+
+
+def test_given_an_orphan_of_one_unit_when_ended_then_that_is_told(p):
+    p.hold("r2", "B")
+    p.redis.set(keys.reservation(0, "ghost"), p.redis.get(keys.reservation(0, "r2")))
+    repair(p, ["end", "ghost", kept(p, "r2")])
+    assert last(p)[-1] == [("B", "X", 1, 0, 1, 0), ("B", "X", 1, 0, -1, 0)]
 
 
 @pytest.mark.parametrize("how", ["taken", "missing", "unreadable"])

@@ -170,6 +170,7 @@ def test_given_another_on_hand_than_expected_then_stale_before_would_break_holds
         outcome = p.one(move("count", "A", quantity, expected_on_hand=12))
         assert outcome.status == "stale_expectation"
         assert "13" in outcome.detail
+    assert p.one(move("count", "A", 20, expected_on_hand=0)).status == "stale_expectation"
     assert p.one(move("count", "new", 1, expected_on_hand=1)).status == "stale_expectation"
     assert p.dump() == before
 
