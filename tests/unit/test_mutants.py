@@ -201,6 +201,32 @@ def test_the_quickest_tests_of_each_kind_come_first() -> None:
     assert widely(seconds, seconds) == ["c[x]", "a[1]", "a[2]", "b", "a[3]", "c[y]"]
 
 
+def test_given_a_fault_that_breaks_what_all_share_then_the_next_one_is_judged_anew(
+    tmp_path: Path,
+) -> None:
+    path, test = "persister/kept.py", "tests/unit/test_shared.py"
+    copy = Copy(ROOT, tmp_path, all_servers=False)
+    text = (ROOT / path).read_text()
+    (tmp_path / test).write_text(
+        "from pathlib import Path\nfrom persister.kept import Kept\n"
+        "Path('broken').unlink(missing_ok=True)  # as a server that is started anew\n"
+        "def test_it():\n    assert Kept(1, 1).take_over(0.0) is None and not Path('broken').exists()\n"
+    )
+    try:
+        names = copy.begin([test])
+        seconds = dict.fromkeys(names, 1.0)
+        assert len(names) == 1
+
+        def noticed(after: str) -> str | None:
+            return copy.notices(path, text.replace("        place = None", after), names, seconds)
+
+        assert noticed("        place = (0, 0)") == names[0]
+        assert noticed("        place = open('broken', 'w').close()") == f"{names[0]} hangs"
+        assert noticed("        place = None  # the same") is None
+    finally:
+        copy.end()
+
+
 def test_in_a_copy_a_fault_is_noticed_or_survives_or_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
