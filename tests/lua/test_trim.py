@@ -103,6 +103,11 @@ def test_a_lease_of_more_than_a_minute_is_none(p, ahead_ms, word):
     assert trim(p, "persister", role="persister")[0] == word
 
 
+def test_a_lease_that_is_over_has_no_time_left(p):
+    p.redis.hset(keys.head(0), mapping={"lease": "persister:2", "lease_until_ms": 1})
+    assert trim(p, "persister:1", epoch="1", seq=1, size=9) == ["taken", "persister:2", 0]
+
+
 def test_given_no_head_then_nothing_is_written(redis):
     p = Partition(redis)
     redis.flushall()
