@@ -2,8 +2,9 @@
 
 import random
 
+import msgspec
 import pytest
-from kit import Partition, confirm, extend, line, move, release, reserve, statuses
+from kit import WRITES, Partition, confirm, extend, line, move, release, reserve, statuses
 from model import Model
 
 from engine import keys
@@ -257,6 +258,10 @@ def test_given_a_ranking_then_every_script_keeps_it_up_to_date(p):
     p.expire()
     assert kept(p) == truth(p)
     p.check()
+    for drift in ([1, 0, 0], [0, 2, 0], [0, 0, 3], [-4, -5, -6]):
+        wire = msgspec.msgpack.encode([["why", "correct", "A", name(1), *drift]])
+        p.script("repair", WRITES, wire, 60_000)
+        assert kept(p) == truth(p), drift
 
 
 # It costs little.
