@@ -233,6 +233,7 @@ def test_given_a_wrong_ranking_then_the_records_decide_and_it_is_put_right(p, ho
         assert p.redis.get(RANKING) == b"x", "nothing there is ours to delete"
         assert p.damaged == [RANKING]
         assert p.one(release("all")).status == "released", "and nobody else is stopped"
+        assert p.damaged == [RANKING]
     else:
         assert kept(p) == truth(p) | ({name(3): 0} if how == "a broken record" else {})
 
