@@ -113,7 +113,7 @@ class Run:
         return found if found is None else found or "when imported"
 
     def _tests_of(self, fault: Fault, measured: Measured) -> list[str]:
-        """First those that noticed others of its file."""
+        """First those that noticed others of its file, then those of a file of its name."""
         files = set(self._tests[fault.path])
         names = {name for name in self._names if name.partition("::")[0] in files}
         first, last = function_around(fault)
@@ -124,7 +124,13 @@ class Run:
                 break
         left = names - set(measured.fails)
         ordered = widely(left, measured.seconds)
-        ordered.sort(key=lambda name: -self._noticed[fault.path, name])
+        stem = Path(fault.path).stem
+        ordered.sort(
+            key=lambda name: (
+                -self._noticed[fault.path, name],
+                not Path(name.partition("::")[0]).stem.startswith(f"test_{stem}"),
+            )
+        )
         spent = accumulate([measured.seconds[name] for name in ordered])
         return [name for name, at_s in zip(ordered, spent, strict=True) if at_s <= self._at_most_s]
 
