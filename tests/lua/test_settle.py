@@ -6,6 +6,7 @@ from kit import (
     CONFIRMED,
     HELD,
     RELEASED,
+    WRITES,
     WRONG_NUMBERS,
     Partition,
     confirm,
@@ -221,6 +222,28 @@ def test_given_a_wrong_quantity_past_python_then_an_error_and_neighbours_wrote_n
     bad = settle("r1", ("A", 1_000_000), request_id="q1")
     with pytest.raises(ResponseError):
         p.forge(settle("r1"), bad, instead=1_000_000, wrong=wrong)
+    assert p.dump() == before
+
+
+@one_of_both
+@pytest.mark.parametrize(
+    ("request_id", "wanted"),
+    [
+        ("q1", []),
+        ("q1", ["A"]),
+        ("q1", ["A", "X"]),
+        ("q1", ["A", "X", 1, "B"]),
+        ("", ["A", "X", 1]),
+    ],
+)
+def test_given_a_part_of_another_shape_past_python_then_an_error_and_neighbours_wrote_nothing(
+    p, settle, request_id, wanted
+):
+    before = p.dump()
+    flat = ["r1", "", "", 0, "r1", request_id, "f" * 24, wanted]
+    times = (p.settings.retention_ms, p.settings.lifetime_max_ms)
+    with pytest.raises(ResponseError, match="a part needs lines of three values and a request_id"):
+        p.script(settle.__name__, WRITES, msgspec.msgpack.encode(flat), *times)
     assert p.dump() == before
 
 
