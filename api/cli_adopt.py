@@ -100,5 +100,5 @@ def _tell_missing(adopted: Adopted, *, dry_run: bool) -> None:
     if adopted.unreadable:
         tell(
             f"{len(adopted.unreadable):,} records of Redis can't be read and were left, the first:"
-            f" {adopted.unreadable[0]}; see 'holdfast reconcile --repair'"
+            f" {adopted.unreadable[0]}; see 'holdfast reconcile --repair --by NAME'"
         )

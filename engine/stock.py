@@ -65,7 +65,7 @@ def _why_refused(command: Movement, status: Status, answer: Any) -> str:
     if status is Status.WOULD_BREAK_HOLDS and len(answer) == 2:
         return (
             f"the stock record of {command.sku} at {answer[1].decode()} can't be read, so nothing is moved "
-            "there; 'holdfast reconcile --repair' makes it anew"
+            "there; 'holdfast reconcile --repair --by NAME' makes it anew"
         )
     if status is Status.WOULD_BREAK_HOLDS:
         on_hand, held, quarantined = answer[1:]

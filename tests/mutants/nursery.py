@@ -196,9 +196,8 @@ def _end(pid: int, wait_s: float = 0.0) -> None:
 
 
 def main() -> None:
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # ignored where a shell began it beside itself
+    # Ignored where a shell began it in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     requests = os.fdopen(os.dup(0), "r")
     answers = os.fdopen(os.dup(1), "w")
     null = os.open(os.devnull, os.O_RDWR)
