@@ -219,7 +219,7 @@ def test_given_a_wrong_quantity_past_python_then_an_error_and_neighbours_wrote_n
     p, settle, wrong
 ):
     before = p.dump()
-    bad = settle("r1", ("A", 1_000_000), request_id="q1")
+    bad = settle("r1", ("A", 1), ("B", 1_000_000), request_id="q1")
     with pytest.raises(ResponseError):
         p.forge(settle("r1"), bad, instead=1_000_000, wrong=wrong)
     assert p.dump() == before
