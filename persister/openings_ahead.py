@@ -28,11 +28,10 @@ class OpeningsAhead:
         said so before that. LedgerError where Kafka does not give what it has."""
         begin = source.mark
         is_known = begin.topic_id == self._to.topic_id
-        if is_known and self._from.offset <= begin.offset <= self._to.offset:
+        if not (is_known and self._from.offset <= begin.offset <= self._to.offset):
+            self._from, self._to, self.first_seqs = begin, begin, {}
+        if self._to != begin:
             source.go_to(self._to.offset)
-        else:
-            self._from, self.first_seqs = begin, {}
-        self._to = source.mark
         for events in source.rest():
             for event in events:
                 first = self.first_seqs.get(event.epoch, event.seq)

@@ -173,7 +173,10 @@ class Copy:
         assert self._nursery is not None and self._nursery.stdout is not None
         line = self._nursery.stdout.readline()
         if not line:
-            sys.exit(f"mutants: the tests can't be collected: {' '.join(self._files)}")
+            sys.exit(
+                "mutants: the process of the tests has ended, because they can't be collected (then it said "
+                f"so above) or because it was killed: {' '.join(self._files)}"
+            )
         answer = dict(json.loads(line))
         if "broken" in answer:
             sys.exit(f"mutants: the nursery failed: {answer['broken']}")
