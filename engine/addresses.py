@@ -134,7 +134,7 @@ def _split(url: str, path: str = r"(/\d*)?") -> SplitResult | None:
     host = parts.netloc.rpartition("@")[2]
     name = host.removesuffix(f":{port}") if port is not None else host
     is_socket = parts.scheme == "unix"
-    if "@" in parts.path + parts.query or parts.fragment or "#" in url or not _scheme(url):
+    if "@" in parts.path + parts.query or "#" in url or not _scheme(url):
         return None
     if not _HOST.fullmatch(name) and not (is_socket and not host):
         return None
@@ -159,12 +159,11 @@ def _read_postgres(address: str) -> dict[str, str] | None:
         found = {name: str(value) for name, value in conninfo_to_dict(address).items()}
     except psycopg.Error:
         return None
-    # libpq ends user and password at the first @, a / before it ends the host.
-    misread = "@" in found.get("host", "") + found.get("hostaddr", "")
-    if "@" in found.get("dbname", "") and "%40" not in address and "=" not in address:
-        misread = True
-    if not re.fullmatch(r"[\d,]*", found.get("port", "")):
-        misread = True
+    misread = "@" in found.get("host", "") or not re.fullmatch(r"[\d,]*", found.get("port", ""))
+    if address.startswith(_POSTGRES):
+        # libpq ends user and password at the first @; a / before it ends the host.
+        login, _, rest = address.partition("://")[2].partition("@")
+        misread = misread or "@" in rest or ("/" in login and bool(rest))
     return None if misread else found
 
 

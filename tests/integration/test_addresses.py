@@ -29,6 +29,7 @@ from engine.addresses import (
     service_fault,
     service_of,
     why,
+    without_kafka_password,
     without_password,
 )
 from engine.errors import LedgerError, SettingError
@@ -66,6 +67,9 @@ BROKEN_REDIS = [
     "redis://:hu\u2100quiet@db",
     "redis://db:6379/hush",
     "redis://db/0?passwrd=hush",
+    "redis://shop:hush@db/0#",
+    "//shop:hush@db:6379",
+    "unix://shop:hush@qui et/run/redis.sock",
     "shop:hush@db:6379",
     "http://shop:hush@db",
     "hush",
@@ -89,6 +93,11 @@ BROKEN_POSTGRES = [
     "postgresql://shop:hush@quiet@db/shop",
     "postgresql://shop:hush/quiet@db/shop",
     "postgresql://shop:12/quiet@db/shop",
+    "postgresql://shop:12/quiet@db/shop?sslmode=require",
+    "postgresql://shop:12/quiet%40@db/shop",
+    "postgresql://shop:12/hush?user=quiet@db/shop",
+    "postgresql://shop:hush@db/quiet@db",
+    "postgresql://shop:hush@db/shop?user=quiet@db",
     "postgresql://shop:hu%zzquiet@db/shop",
     "postgresql://shop:hush",
     "host=db password=hush quiet",
@@ -184,6 +193,35 @@ def test_a_service_that_can_not_be_read_is_not_shown(url: str) -> None:
     fault = service_fault(url)
     assert fault is not None
     check_hidden(fault + service_of(url))
+
+
+@pytest.mark.parametrize(
+    ("address", "shown", "place"),
+    [
+        ("redis://a:hush@db:1/2?db=&timeout=3", "redis://a:***@db:1/2?db=&timeout=3", "db:1"),
+        ("redis://:hush@db", "redis://:***@db", "db"),
+        ("unix:///run/redis.sock?password=hush", "unix:///run/redis.sock?password=***", "/run/redis.sock"),
+        ("postgresql://shop:hush@db:1/a%2Fb", "postgresql://shop:***@db:1/a%2Fb", "db:1"),
+        ("postgresql://:hush@db/shop", "postgresql://:***@db/shop", "db"),
+        ("postgresql://shop:hush@db", "postgresql://shop:***@db", "db"),
+        ("user=a@b password=hush host=db port=1", "user=a@b password=*** host=db port=1", "db:1"),
+        ("dbname=a@b hostaddr=10.0.0.1", "dbname=a@b hostaddr=10.0.0.1", "10.0.0.1"),
+        ("dbname=shop", "dbname=shop", "its address"),
+        ("postgresql:///shop", "postgresql:///shop", "its address"),
+        ("shop:hush@db", "***", "its address"),
+        ("redis://shop:hush/@db", "redis://***", "its address"),
+    ],
+)  # fmt: skip
+def test_all_but_the_password_is_shown(address: str, shown: str, place: str) -> None:
+    assert (without_password(address), place_of(address)) == (shown, place)
+
+
+def test_a_fault_says_what_is_wrong() -> None:
+    assert "must begin with redis://" in str(redis_fault("http://db"))
+    assert "its host, port or database" in str(redis_fault("redis://db:x"))
+    assert "one of its parameters" in str(redis_fault("redis://db/0?no=1"))
+    assert without_kafka_password("one:1,two:2") == "one:1,two:2"
+    assert without_kafka_password("shop:hush@one:1") == "***"
 
 
 def test_addresses_without_a_password_are_shown_as_they_are() -> None:
