@@ -29,6 +29,7 @@ from tests.mutants.in_text import lua_faults, sql_faults
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 REASONS = Path(__file__).with_name("reasons.toml")
+NEAREST = 4
 
 
 def faults_in(path: str) -> list[Fault]:
@@ -113,9 +114,10 @@ class Run:
         return found if found is None else found or "when imported"
 
     def _tests_of(self, fault: Fault, measured: Measured) -> list[str]:
-        """First those that noticed others of its file, then those of a file of its name."""
-        files = set(self._tests[fault.path])
-        names = {name for name in self._names if name.partition("::")[0] in files}
+        """First those that noticed others of its file, then those of a file of its name, then those of the
+        nearest files."""
+        files = self._tests[fault.path]
+        names = {name for name in self._names if name.partition("::")[0] in set(files)}
         first, last = function_around(fault)
         for lines in (fault.line, fault.line), (first, last):
             running = names & measured.running(fault.path, *lines)
@@ -129,6 +131,7 @@ class Run:
             key=lambda name: (
                 -self._noticed[fault.path, name],
                 not Path(name.partition("::")[0]).stem.startswith(f"test_{stem}"),
+                name.partition("::")[0] not in files[:NEAREST],
             )
         )
         spent = accumulate([measured.seconds[name] for name in ordered])
@@ -169,7 +172,9 @@ def main() -> int:
     parser.add_argument("files", nargs="+", help="of engine/, persister/, api/ or lua/")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) // 2))
     parser.add_argument("--only", type=int, nargs="+", metavar="LINE", help="faults of these lines")
-    parser.add_argument("--tests", nargs="+", metavar="FILE", help="instead of those it concerns")
+    parser.add_argument(
+        "--tests", nargs="+", metavar="FILE", help="only these, where they concern it"
+    )
     parser.add_argument("--every", type=int, default=1, metavar="N", help="each Nth fault only")
     parser.add_argument(
         "--at-most-s",
@@ -181,7 +186,11 @@ def main() -> int:
     parser.add_argument("--all-servers", action="store_true", help="on each kind of Redis")
     asked = parser.parse_args()
     tree, known = Tree(ROOT), reasons()
-    tests = {path: asked.tests or tree.tests_of(path) for path in asked.files}
+    tests = {path: tree.tests_of(path) for path in asked.files}
+    if asked.tests:
+        tests = {
+            p: [t for t in files if t in asked.tests] or asked.tests for p, files in tests.items()
+        }
     for path, files in tests.items():
         if not files:
             sys.exit(f"mutants: no test names, imports or includes {path}")
