@@ -3,6 +3,8 @@ gives up on one."""
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from kit import Partition, confirm, move, reserve, statuses
 from redis import Redis
@@ -61,4 +63,44 @@ async def test_given_more_due_than_there_is_time_for_then_unavailable_and_nothin
     big, other = await engine.call_all([reserve("big", ("A", 5_000)), reserve("other", "B")])
     assert (big.status, other.status) == ("unavailable", "reserved")
     assert p.record("big") is None
+    p.check()
+
+
+#: Decides none of the reserves of a call (a command of one line has eight values); counts the calls.
+UNDECIDED = """
+redis.call('INCR', 'asked')
+local answers = {}
+for i = 1, #cmsgpack.unpack(ARGV[1]) / 8 do
+  answers[i] = 'more_due'
+end
+return {1764000000000, answers, {}}
+"""
+
+
+@pytest.mark.parametrize("within_s", [0.0, 0.05])
+@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize("count", [1, 2, 5])
+async def test_given_commands_that_are_never_decided_then_each_is_given_up_in_its_turn(
+    p: Partition,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    within_s: float,
+    at_once: bool,
+    count: int,
+) -> None:
+    """By a script under the name of ours. Each is asked at least once by itself, and nobody is forgotten."""
+    monkeypatch.setattr(batching, "MORE_DUE_MAX_S", within_s)
+    p.receive("A", 10)
+    known = dict(engine._scripts.sha1)
+    engine._scripts.sha1["reserve"] = str(p.redis.script_load(UNDECIDED))
+    commands = [reserve(f"r{i}", "A") for i in range(count)]
+    async with asyncio.timeout(30):
+        if at_once:
+            told = statuses(await engine.call_all(commands))
+        else:
+            told = statuses(await asyncio.gather(*map(engine.call, commands)))
+    assert told == ["unavailable"] * count
+    assert int(p.redis.get("asked") or 0) >= (2 * count if within_s else 1)
+    engine._scripts.sha1 |= known
+    assert statuses(await engine.call_all(commands)) == ["reserved"] * count
     p.check()
