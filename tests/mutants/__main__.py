@@ -119,7 +119,7 @@ class Run:
         files = self._tests[fault.path]
         names = {name for name in self._names if name.partition("::")[0] in set(files)}
         first, last = function_around(fault)
-        for lines in (fault.line, fault.line), (first, last):
+        for lines in statement_around(fault), (first, last):
             running = names & measured.running(fault.path, *lines)
             if running:
                 names = running
@@ -147,6 +147,18 @@ def widely(names: Iterable[str], seconds: Mapping[str, float]) -> list[str]:
         cases[name.partition("[")[0]] += 1
         costs[name] = seconds[name] * cases[name.partition("[")[0]]
     return sorted(costs, key=lambda name: costs[name])
+
+
+def statement_around(fault: Fault) -> tuple[int, int]:
+    """First and last line of the simple statement that it is in: of one with several lines a test may run
+    others only. Its own line where it is in none."""
+    simple = (ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Expr, ast.Return, ast.Raise, ast.Assert)
+    if fault.path.endswith(".py"):
+        for each in ast.walk(ast.parse((ROOT / fault.path).read_text())):
+            last = getattr(each, "end_lineno", None) or 0
+            if isinstance(each, simple) and each.lineno <= fault.line <= last:
+                return each.lineno, last
+    return fault.line, fault.line
 
 
 def function_around(fault: Fault) -> tuple[int, int]:

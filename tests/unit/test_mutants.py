@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants.__main__ import ROOT, reasons, widely
+from tests.mutants.__main__ import ROOT, reasons, statement_around, widely
 from tests.mutants.concerned import Tree
 from tests.mutants.copies import Copy
 from tests.mutants.fault import Fault, faults_of
@@ -194,6 +194,17 @@ def test_who_holds_a_function_already_has_the_fault(
     assert struct.value == 2 and asyncio.run(later()) == 2
     with held() as found:
         assert found == 2
+
+
+def test_the_lines_of_a_fault_are_those_of_its_statement() -> None:
+    """The other branch of a conditional expression is on another line of it."""
+    text = (ROOT / "engine/counts.py").read_text().splitlines()
+    at = next(i for i, line in enumerate(text, 1) if "if r.status is State.HELD" in line)
+    first, last = statement_around(Fault("engine/counts.py", at, "", "", ""))
+    assert text[first - 1].strip() == "counted = [" and text[last - 1].strip() == "]"
+    if_line = next(i for i, line in enumerate(text, 1) if line.strip() == "if not told:")
+    assert statement_around(Fault("engine/counts.py", if_line, "", "", "")) == (if_line, if_line)
+    assert statement_around(Fault("lua/trim.lua", 30, "", "", "")) == (30, 30)
 
 
 def test_the_quickest_tests_of_each_kind_come_first() -> None:
