@@ -160,11 +160,16 @@ def _read_postgres(address: str) -> dict[str, str] | None:
     except psycopg.Error:
         return None
     misread = "@" in found.get("host", "") or not re.fullmatch(r"[\d,]*", found.get("port", ""))
-    if address.startswith(_POSTGRES):
-        # libpq ends user and password at the first @; a / before it ends the host.
-        login, _, rest = address.partition("://")[2].partition("@")
-        misread = misread or "@" in rest or ("/" in login and bool(rest))
-    return None if misread else found
+    return None if misread or _has_stray_at(address) else found
+
+
+def _has_stray_at(address: str) -> bool:
+    """Has a PostgreSQL URL an @ that doesn't end its user and password? libpq ends them at the first one, unless
+    a / before that ends the host."""
+    if not address.startswith(_POSTGRES):
+        return False
+    login, at, rest = address.partition("://")[2].partition("@")
+    return "@" in rest or bool(at and "/" in login)
 
 
 def _shown_postgres(address: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 from collections.abc import Iterator
@@ -96,6 +97,7 @@ BROKEN_POSTGRES = [
     "postgresql://shop:12/quiet@db/shop?sslmode=require",
     "postgresql://shop:12/quiet%40@db/shop",
     "postgresql://shop:12/hush?user=quiet@db/shop",
+    "postgresql://shop:12/quiet@",
     "postgresql://shop:hush@db/quiet@db",
     "postgresql://shop:hush@db/shop?user=quiet@db",
     "postgresql://shop:hu%zzquiet@db/shop",
@@ -193,6 +195,23 @@ def test_a_service_that_can_not_be_read_is_not_shown(url: str) -> None:
     fault = service_fault(url)
     assert fault is not None
     check_hidden(fault + service_of(url))
+
+
+#: What a password may have between its pieces: also what ends a part of a URL, percent-encoded or not.
+BETWEEN = ("", *"@:/?#%=&; []\\", "%40", "%2F")
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "redis", "unix", "http"])
+@pytest.mark.parametrize(
+    "place", ["db:1/0", "db/shop?db=1", "db/shop?user=x", "/run/sock", "db", ""]
+)
+def test_whatever_stands_in_a_password_no_piece_of_it_is_shown(scheme: str, place: str) -> None:
+    for begin, one, two in itertools.product(("hush", "12"), BETWEEN, BETWEEN):
+        for user in ("shop", ""):
+            url = f"{scheme}://{user}:{begin}{one}quiet{two}@{place}"
+            check_hidden(
+                service_of(url) if scheme == "http" else without_password(url) + place_of(url)
+            )
 
 
 @pytest.mark.parametrize(
