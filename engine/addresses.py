@@ -164,8 +164,8 @@ def _read_postgres(address: str) -> dict[str, str] | None:
 
 
 def _has_stray_at(address: str) -> bool:
-    """Has a PostgreSQL URL an @ that doesn't end its user and password? libpq ends them at the first one, unless
-    a / before that ends the host."""
+    """Has a PostgreSQL URL an @ that doesn't end its user and password? libpq ends them at the first one,
+    unless a / before that ends the host."""
     if not address.startswith(_POSTGRES):
         return False
     login, at, rest = address.partition("://")[2].partition("@")

@@ -150,15 +150,17 @@ def widely(names: Iterable[str], seconds: Mapping[str, float]) -> list[str]:
 
 
 def statement_around(fault: Fault) -> tuple[int, int]:
-    """First and last line of the simple statement that it is in: of one with several lines a test may run
-    others only. Its own line where it is in none."""
-    simple = (ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Expr, ast.Return, ast.Raise, ast.Assert)
+    """First and last line of the statement that it is in, without the statements within that: of one with
+    several lines a test may run others only. Its own line where it is in none."""
+    found = []
     if fault.path.endswith(".py"):
         for each in ast.walk(ast.parse((ROOT / fault.path).read_text())):
-            last = getattr(each, "end_lineno", None) or 0
-            if isinstance(each, simple) and each.lineno <= fault.line <= last:
-                return each.lineno, last
-    return fault.line, fault.line
+            if isinstance(each, ast.stmt):
+                within = getattr(each, "body", None)
+                last = within[0].lineno - 1 if within else each.end_lineno or each.lineno
+                if each.lineno <= fault.line <= last:
+                    found.append((each.lineno, last))
+    return max(found, default=(fault.line, fault.line))
 
 
 def function_around(fault: Fault) -> tuple[int, int]:
