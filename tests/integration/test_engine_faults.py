@@ -363,28 +363,6 @@ async def test_given_calls_in_the_turn_before_the_close_then_all_are_decided_fir
     assert asked.done() and set(of(await asked)) == {"reserved"}
 
 
-async def test_given_too_many_answers_then_that_step_is_unknown_and_what_follows_goes_on(
-    p, patient_engine, caplog
-):
-    """A mistake of ours, or of whoever changed a script: nobody waits for ever, nothing is asked twice."""
-    p.hold("r0", "A")
-    known = dict(patient_engine._scripts.sha1)
-    undecided = "redis.call('INCR', 'asked') return {1764000000000, {'more_due', 'more_due'}, {}}"
-    too_many = "return {1764000000000, {'odd', 'odd'}, {}}"
-    patient_engine._scripts.sha1 |= {
-        "reserve": p.redis.script_load(undecided),
-        "confirm": p.redis.script_load(too_many),
-    }
-    mixed = [reserve("r1", "A"), reserve("r2", "A"), confirm("r0"), *[GetStock("A")] * 2_500]
-    told = of(await patient_engine.call_all(mixed))
-    assert (told[:3], told[-1]) == (["unavailable"] * 3, "found")
-    assert p.redis.get("asked") == b"1"
-    assert [r.getMessage() for r in caplog.records if r.levelname == "ERROR"] == ["a step failed"]
-    patient_engine._scripts.sha1 |= known
-    told = await patient_engine.call_all([reserve("r1", "A"), confirm("r0")])
-    assert of(told) == ["reserved", "confirmed"]
-
-
 async def test_given_refusals_that_were_counted_when_closed_then_they_are_said(
     own_server, p, caplog
 ):
